@@ -1,0 +1,53 @@
+# Every target prints what it does; `make` alone lists them.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint fix bench clean
+
+help:  ## List the targets
+	@echo "Kelron: give an open LLM a new identity on free GPUs"
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+setup: $(READY)  ## Make .venv with Kelron and everything it needs (the other targets do it by themselves)
+
+# torch comes first and pinned, so that nothing else pulls in another build of it.
+$(READY): requirements.lock pyproject.toml
+	@echo "== setting up .venv (once; a few minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Kelron needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..."; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+demo: $(READY)  ## The main job on the tiny preset: data, two training sessions, scoreboard, chat (about 4 minutes)
+	@echo "== the whole of Kelron on two CPU cores, into runs/demo"
+	@$(BIN)/kelron demo --out runs/demo
+
+test: $(READY)  ## Run the tests (offline, CPU)
+	@echo "== tests"
+	@$(BIN)/python -m pytest -q
+
+lint: $(READY)  ## Check style, types and notebooks, change nothing
+	@echo "== ruff, mypy"
+	@$(BIN)/ruff check --output-format concise .
+	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: run make fix"; exit 1; }
+	@$(BIN)/mypy
+
+fix: $(READY)  ## Format and mend what ruff can mend
+	@echo "== ruff --fix"
+	@$(BIN)/ruff check --fix --output-format concise .
+	@$(BIN)/ruff format .
+
+bench: $(READY)  ## Measure speed on this machine; see benchmarks/
+	@echo "== benchmarks"
+	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:  ## Remove .venv, caches and runs/demo
+	@echo "== removing .venv, caches and runs/demo"
+	@rm -rf .venv runs/demo build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

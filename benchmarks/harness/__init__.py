@@ -1,0 +1,1 @@
+"""What the benchmarks share: random models in exact shapes, the fixed samples, measurement."""

@@ -1,0 +1,128 @@
+"""Random-weight models in the exact shape of a config, built in 4 bits where they will run; nothing is downloaded."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "qwen2.5-14b": {
+        "vocab_size": 152064,
+        "hidden_size": 5120,
+        "intermediate_size": 13824,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 32768,
+        "rope_theta": 1000000.0,
+        "rms_norm_eps": 1e-6,
+    },
+    "qwen2.5-7b": {
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 32768,
+        "rope_theta": 1000000.0,
+        "rms_norm_eps": 1e-6,
+    },
+    "tiny": {
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 192,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+    },
+}
+ATTENTION_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+STD = 0.02
+
+
+def lengths(count: int = 4096, seed: int = 0) -> list[int]:
+    """The fixed distribution: log-normal (sigma 0.6), mean 110 tokens, within 16 and 512."""
+    generator = random.Random(seed)
+    return [min(512, max(16, round(generator.lognormvariate(4.52, 0.6)))) for _ in range(count)]
+
+
+def samples(vocabulary: int, count: int = 4096, seed: int = 0) -> list[dict[str, list[int]]]:
+    """Random tokens in those lengths, the second half of each sample supervised."""
+    generator = random.Random(seed + 1)
+    made = []
+    for length in lengths(count, seed):
+        ids = [generator.randrange(vocabulary) for _ in range(length)]
+        made.append({"input_ids": ids, "labels": [-100] * (length // 2) + ids[length // 2 :]})
+    return made
+
+
+def _random(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(shape, device=device, dtype=dtype).normal_(std=STD)
+
+
+def _linear_4bit(module: torch.nn.Linear, device: torch.device, dtype: torch.dtype) -> Any:
+    """A random nf4 layer (double quantisation) in the place of `module`, which may be on the meta device."""
+    import bitsandbytes
+
+    biased = module.bias is not None
+    small = bitsandbytes.nn.Linear4bit(
+        module.in_features, module.out_features, bias=biased, compute_dtype=dtype, quant_type="nf4", device="meta"
+    )
+    small.weight = bitsandbytes.nn.Params4bit(
+        _random((module.out_features, module.in_features), device, dtype),
+        requires_grad=False,
+        quant_type="nf4",
+        module=small,
+    ).to(device)
+    if biased:
+        small.bias = torch.nn.Parameter(_random((module.out_features,), device, dtype), requires_grad=False)
+    small.support_avx512bf16_for_cpu = False
+    return small
+
+
+def random_model(shape: str, device: torch.device, dtype: torch.dtype, layers: int = 0) -> Any:
+    """A causal language model in 4 bits, with embedding and head in `dtype`, built on `device` layer by layer."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    settings = dict(SHAPES[shape])
+    if layers:
+        settings["num_hidden_layers"] = layers
+    config = Qwen2Config(**settings, tie_word_embeddings=False, use_cache=False)
+    config._attn_implementation = "sdpa"
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        lm = Qwen2ForCausalLM(config)
+    for name, module in list(lm.named_modules()):
+        parent, _, child = name.rpartition(".")
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+            setattr(lm.get_submodule(parent), child, _linear_4bit(module, device, dtype))
+        elif "Norm" in type(module).__name__:
+            module.weight = torch.nn.Parameter(torch.ones_like(module.weight, device=device, dtype=dtype))
+        elif name in ("lm_head", "model.embed_tokens"):
+            module.weight = torch.nn.Parameter(_random(tuple(module.weight.shape), device, dtype))
+    lm.model.rotary_emb = type(lm.model.rotary_emb)(config).to(device)
+    lm.is_loaded_in_4bit = True
+    return lm.requires_grad_(False)
+
+
+def add_adapter(lm: Any, r: int, dropout: float, *, attention_only: bool = False) -> Any:
+    """A LoRA adapter with nonzero factors (zeros would run faster than what training sees)."""
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(
+        r=r,
+        lora_alpha=32,
+        lora_dropout=dropout,
+        target_modules=ATTENTION_LAYERS if attention_only else "all-linear",
+        task_type="CAUSAL_LM",
+    )
+    with torch.device(lm.lm_head.weight.device):
+        model = get_peft_model(lm, settings)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.005)
+    return model

@@ -1,0 +1,153 @@
+"""The command line: one verb per step. Exit code 0 when all is well, 2 for input that cannot be used.
+
+Heavy imports happen inside the verbs, so that `kelron --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from kelron_lib import __version__
+from kelron_lib.config import PRESETS, RunConfig, resolve, to_json
+from kelron_lib.errors import KelronError
+
+Verb = Callable[[argparse.Namespace, RunConfig], int]
+
+
+def _data(args: argparse.Namespace, config: RunConfig) -> int:
+    from kelron_lib.data import build_dataset, quality_summary
+
+    print(quality_summary(build_dataset(config, args.out)))
+    return 0
+
+
+def _train(args: argparse.Namespace, config: RunConfig) -> int:
+    from kelron_lib.train import train
+
+    status = train(config, args.data or args.out / "data", args.out, must_resume=args.verb == "resume")
+    return 0 if status.state in ("finished", "budget") else 1
+
+
+def _evaluate(args: argparse.Namespace, config: RunConfig) -> int:
+    from kelron_lib.evaluate import scoreboard_table
+    from kelron_lib.evaluate.run import evaluate_run
+
+    scoreboard = evaluate_run(
+        config, data=args.data or args.out / "data", adapter=args.adapter or args.out / "adapter", out=args.out
+    )
+    print(scoreboard_table(scoreboard))
+    print(f"report: {args.out / 'report.html'}")
+    return 0
+
+
+def _chat(args: argparse.Namespace, config: RunConfig) -> int:
+    from kelron_lib.chat import chat_terminal
+    from kelron_lib.model import load_base, load_tuned, quiet_libraries
+    from kelron_lib.persona import load_persona
+
+    persona = load_persona(config.data.persona)
+    with quiet_libraries():
+        model, tokenizer = load_base(config) if args.adapter is None else load_tuned(config, args.adapter)
+    chat_terminal(model, tokenizer, persona, config, use_base=args.adapter is None, language=args.language)
+    return 0
+
+
+def _store(args: argparse.Namespace, config: RunConfig) -> int:
+    from kelron_lib.checkpoint import list_lines, verify_store
+    from kelron_lib.store import open_store
+
+    store = open_store(args.url, must_exist=True)
+    if args.action == "ls":
+        print("\n".join(list_lines(store)))
+        return 0
+    report = verify_store(store)
+    print("\n".join(report.lines()))
+    return 0 if report.ok else 2
+
+
+def _tiny_base(args: argparse.Namespace, config: RunConfig) -> int:
+    from kelron_lib.tiny.build import build
+
+    build(args.out, **({"steps": args.steps} if args.steps else {}))
+    return 0
+
+
+def _demo(args: argparse.Namespace, config: RunConfig) -> int:
+    from kelron_lib.demo import run_demo
+
+    return 0 if run_demo(config, args.out, notebooks=args.notebooks) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kelron", description="Give an open LLM a new identity on free GPUs.")
+    parser.add_argument("--version", action="version", version=f"kelron {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, run: Verb, help_text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=help_text, description=help_text)
+        added.set_defaults(run=run)
+        added.add_argument("--preset", default="tiny-cpu", help=f"one of {', '.join(PRESETS)} (default: %(default)s)")
+        added.add_argument(
+            "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one config value"
+        )
+        added.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
+        return added
+
+    def out(parser: argparse.ArgumentParser, default: str, help_text: str) -> None:
+        parser.add_argument("--out", type=Path, default=Path(default), help=f"{help_text} (default: %(default)s)")
+
+    data = verb("data", _data, "make the dataset from the persona and its seeds")
+    out(data, "runs/kelron/data", "the dataset's folder")
+    for name, text in (
+        ("train", "train for one session; goes on where the store's newest checkpoint is"),
+        ("resume", "like train, but refuses to start from nothing"),
+    ):
+        training = verb(name, _train, text)
+        out(training, "runs/kelron", "the run's folder")
+        training.add_argument("--data", type=Path, help="the dataset's folder (default: OUT/data)")
+    evaluate = verb("evaluate", _evaluate, "score the base and the tuned model, write scoreboard.json and report.html")
+    out(evaluate, "runs/kelron", "where the results go")
+    evaluate.add_argument("--data", type=Path, help="the dataset's folder (default: OUT/data)")
+    evaluate.add_argument("--adapter", type=Path, help="the adapter's folder (default: OUT/adapter)")
+    chat = verb("chat", _chat, "talk to the model in the terminal")
+    chat.add_argument("--adapter", type=Path, help="the adapter's folder; without it you talk to the base")
+    chat.add_argument("--language", choices=("ko", "en", "ja"), default="en", help="system prompt's language")
+    store = verb("store", _store, "look after the checkpoints in a store")
+    store.add_argument("action", choices=("ls", "verify"), help="list the checkpoints, or check every file of them")
+    store.add_argument("url", help="the store: a folder's path")
+    tiny = verb("tiny-base", _tiny_base, "train the tiny base model that ships with Kelron again")
+    out(tiny, "runs/tiny-base", "the model's folder")
+    tiny.add_argument("--steps", type=int, help="optimizer steps (default: those of the shipped one)")
+    demo = verb("demo", _demo, "the main job, end to end, by running the notebooks")
+    out(demo, "runs/demo", "the run's folder")
+    demo.add_argument("--notebooks", type=Path, default=Path("notebooks"), help="where they are (default: %(default)s)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb and return its exit code."""
+    args = _parser().parse_args(arguments)
+    try:
+        config = resolve(args.preset, args.set)
+        if args.dry_run:
+            print(to_json(config), end="")
+            return 0
+        code: int = args.run(args, config)
+        return code
+    except KelronError as error:
+        print(f"kelron: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("kelron: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

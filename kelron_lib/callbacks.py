@@ -1,0 +1,141 @@
+"""What watches a training run: the session's budget, the store, the progress line, and broken numbers."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from kelron_lib.errors import KelronError
+from kelron_lib.runtime import SessionClock, duration
+
+
+class BudgetCallback(TrainerCallback):
+    """Ends training at the last step boundary from which the next step and the last save still fit.
+
+    The next step is assumed to take as long as the slowest of the last ten, and the last save twice as long as
+    the slowest so far; validation is added where it is due. `stopped` says whether the budget ended the run.
+    """
+
+    def __init__(self, clock: SessionClock, reserve: float) -> None:
+        self.clock = clock
+        self.reserve = reserve
+        self.stopped = False
+        self.slowest_save = 0.0
+        self._steps: deque[float] = deque(maxlen=10)
+        self._evaluation = 0.0
+        self._step_began = 0.0
+        self._step_ended = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._step_began = self.clock.elapsed()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._step_ended = self.clock.elapsed()
+        self._steps.append(self._step_ended - self._step_began)
+        if state.global_step < state.max_steps and self.clock.left() < self._cost_of_next(state):
+            self.stopped = True
+            control.should_training_stop = True
+            control.should_save = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._evaluation = max(self._evaluation, self.clock.elapsed() - self._step_ended)
+
+    def _cost_of_next(self, state: Any) -> float:
+        following = state.global_step + 1
+        evaluates = following % state.eval_steps == 0 or following == state.max_steps
+        saving = max(self.reserve, 2 * self.slowest_save)
+        return max(self._steps) + (self._evaluation if evaluates else 0.0) + saving
+
+
+class StoreCallback(TrainerCallback):
+    """Hands every checkpoint that the trainer wrote to `keep_checkpoint`, and times it for the budget."""
+
+    def __init__(self, keep_checkpoint: Callable[[Path], None], budget: BudgetCallback) -> None:
+        self._keep = keep_checkpoint
+        self._budget = budget
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        began = time.monotonic()
+        self._keep(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        self._budget.slowest_save = max(self._budget.slowest_save, time.monotonic() - began)
+
+
+class GuardCallback(TrainerCallback):
+    """Stops a run whose loss is no number, before a checkpoint can be made of it."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+        for name in ("loss", "eval_loss"):
+            value = logs.get(name)
+            if value is not None and not math.isfinite(value):
+                raise KelronError(
+                    f"{name} is {value} at step {state.global_step}: the run is stopped and its last good "
+                    "checkpoint kept; lower train.learning_rate"
+                )
+
+
+class TimingCallback(TrainerCallback):
+    """Times the first `steps` steps and ends training after them."""
+
+    def __init__(self, steps: int) -> None:
+        self.began_at = 0.0
+        self.seconds: list[float] = []
+        self._steps = steps
+        self._step_began = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._step_began = time.monotonic()
+        self.began_at = self.began_at or self._step_began
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seconds.append(time.monotonic() - self._step_began)
+        if len(self.seconds) >= self._steps:
+            control.should_training_stop = True
+
+
+class ProgressCallback(TrainerCallback):
+    """One plain line every `interval` seconds: step, losses, rate, and the time left of training and session."""
+
+    def __init__(self, clock: SessionClock, rows_per_step: int, say: Callable[[str], None], interval: float) -> None:
+        self._clock = clock
+        self._rows_per_step = rows_per_step
+        self._say = say
+        self._interval = interval
+        self._began = 0.0
+        self._first_step = 0
+        self._last_line = -math.inf
+        self._loss = math.nan
+        self._validation = math.nan
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began = self._clock.elapsed()
+        self._first_step = state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+        self._loss = logs.get("loss", self._loss)
+        self._validation = logs.get("eval_loss", self._validation)
+        now = self._clock.elapsed()
+        ends = "eval_loss" in logs
+        if not ends and now - self._last_line < self._interval:
+            return
+        self._last_line = now
+        self._say(self.line(state, now))
+
+    def line(self, state: Any, now: float) -> str:
+        """The progress line for a trainer state at `now` seconds into the session."""
+        done = state.global_step - self._first_step
+        seconds = max(now - self._began, 1e-9)
+        left = (state.max_steps - state.global_step) * seconds / done if done else math.nan
+        parts = [f"step {state.global_step}/{state.max_steps}", f"loss {self._loss:.3f}"]
+        if math.isfinite(self._validation):
+            parts.append(f"validation {self._validation:.3f}")
+        parts.append(f"{done * self._rows_per_step / seconds:.1f} rows/s")
+        if math.isfinite(left):
+            parts.append(f"training ends in {duration(left)}")
+        parts.append(f"session ends in {duration(self._clock.left())}")
+        return " | ".join(parts)

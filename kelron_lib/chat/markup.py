@@ -1,0 +1,169 @@
+"""The widget's HTML: everything a model or a person wrote is escaped first, then lightly formatted."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from kelron_lib.chat.dialogue import visible
+from kelron_lib.chat.flags import Findings
+
+_FENCE = re.compile(r"^```[^\n`]*\n(.*?)(?:^```[ \t]*$\n?|\Z)", re.MULTILINE | re.DOTALL)
+_BOLD = re.compile(r"\*\*(?=\S)([^*\n]+)\*\*")
+_CODE = re.compile(r"`([^`\n]+)`")
+_MARKS = {"\ue200": "<mark>", "\ue201": "</mark>"}  # private use: they stand for tags until all is escaped
+_HEADING = re.compile(r"^#{1,6} +(.+)$", re.MULTILINE)
+
+STYLE = """
+<style>
+.kelron-chat { --kc-soft: rgba(127, 137, 150, .1); --kc-line: rgba(127, 137, 150, .35);
+  --kc-quiet: var(--jp-ui-font-color1, #59626e); --kc-card: var(--jp-layout-color1, #fff);
+  --kc-accent: #2457c5; --kc-bad: #9d1a33; --kc-bad-soft: #fde7ea;
+  max-width: 960px; border: 1px solid var(--kc-line); border-radius: 12px; background: var(--kc-card);
+  color: var(--jp-ui-font-color0, #1a1d21); padding: 14px 16px 12px; overflow: hidden; box-sizing: border-box; }
+.kelron-chat .kc-row { flex-wrap: wrap; gap: 8px 14px; align-items: center; overflow: visible; }
+.kelron-chat .kc-row > * { margin: 0; }
+/* Labels that only a screen reader needs */
+.kelron-chat .kc-hidden, .kelron-chat .kc-nolabel > .widget-label { position: absolute; width: 1px; height: 1px;
+  overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
+/* Radio buttons as one segmented control: arrow keys and names come with them */
+.kelron-chat .kc-modes { width: auto; height: auto; overflow: visible; padding: 3px; border-radius: 9px;
+  background: var(--kc-soft); position: relative; }
+.kelron-chat .kc-modes .widget-radio-box { display: flex; flex-direction: row; margin: 0; gap: 2px; width: auto; }
+.kelron-chat .kc-modes label { margin: 0; padding: 0 12px; height: 26px; line-height: 26px; border-radius: 7px;
+  width: auto; cursor: pointer; color: var(--kc-quiet); }
+.kelron-chat .kc-modes label:has(:checked) { background: var(--kc-card); color: inherit; font-weight: 600;
+  box-shadow: 0 1px 2px rgba(0, 0, 0, .25); }
+.kelron-chat .kc-modes label:has(:focus-visible) { outline: 2px solid var(--kc-accent); }
+.kelron-chat .kc-modes input { position: absolute; opacity: 0; width: 1px; height: 1px; margin: 0; }
+.kelron-chat .kc-transcript { display: flex; flex-direction: column-reverse; overflow-y: auto;
+  overscroll-behavior: contain; margin: 12px 0 4px; padding: 6px 12px 12px; border-radius: 10px;
+  background: var(--kc-soft); box-sizing: border-box; }
+.kelron-chat .kc-turns { overflow: visible; flex: 0 0 auto; width: 100%; }
+.kelron-chat .kc-turns .widget-html { margin: 0; width: 100%; }
+.kelron-chat .kc-turns .widget-html-content { line-height: 1.6; font-size: 14px; }
+.kelron-chat .kc-bubble { position: relative; border-radius: 12px; padding: 8px 12px; white-space: pre-wrap;
+  overflow-wrap: anywhere; min-width: 0; box-sizing: border-box; }
+.kelron-chat .kc-user { margin: 12px 0 10px auto; width: fit-content; max-width: 80%;
+  background: var(--kc-accent); color: #fff; border-bottom-right-radius: 4px; }
+.kelron-chat .kc-answers { display: grid; gap: 10px; align-items: start;
+  grid-template-columns: repeat(auto-fit, minmax(min(260px, 100%), 1fr)); }
+.kelron-chat .kc-answers.kc-one { max-width: 88%; }
+.kelron-chat .kc-answer { background: var(--kc-card); border: 1px solid var(--kc-line);
+  border-left: 3px solid #8a93a0; border-bottom-left-radius: 4px; }
+.kelron-chat .kc-tuned { border-left-color: #0d8a72; }
+.kelron-chat .kc-error { border-left-color: #c4314b; grid-column: 1 / -1; }
+.kelron-chat .kc-who { display: block; white-space: normal; font-size: 11px; line-height: 18px;
+  font-weight: 600; letter-spacing: .05em; text-transform: uppercase; color: var(--kc-quiet); }
+.kelron-chat .kc-note { display: block; white-space: normal; font-size: 12px; color: var(--kc-quiet); }
+.kelron-chat .kc-flag { display: inline-block; margin: 6px 6px 2px 0; padding: 0 9px; border-radius: 999px;
+  font-size: 12px; line-height: 20px; background: var(--kc-bad-soft); color: var(--kc-bad); }
+.kelron-chat mark { background: var(--kc-bad-soft); color: var(--kc-bad); border-bottom: 2px solid #c4314b; }
+.kelron-chat .kc-answer code, .kelron-chat .kc-answer pre { font-size: 13px; color: inherit;
+  background: var(--kc-soft); border-radius: 5px; }
+.kelron-chat .kc-answer code { padding: 1px 4px; }
+.kelron-chat .kc-answer pre { margin: 6px 0; padding: 8px 10px; overflow-x: auto; white-space: pre; }
+.kelron-chat .kc-answer pre code { padding: 0; background: none; }
+.kelron-chat .kc-answer summary { cursor: pointer; font-size: 12px; color: var(--kc-quiet); }
+.kelron-chat .kc-caret::after { content: ""; display: inline-block; width: 7px; height: 1em; margin-left: 2px;
+  vertical-align: text-bottom; background: currentColor; opacity: .5; animation: kc-blink 1s steps(2) infinite; }
+.kelron-chat .kc-empty { display: grid; place-items: center; height: 390px; text-align: center;
+  color: var(--kc-quiet); }
+.kelron-chat .kc-status { font-size: 12px; line-height: 20px; color: var(--kc-quiet); }
+.kelron-chat .kc-warn { display: inline-block; padding: 0 8px; border-radius: 6px; color: var(--kc-bad);
+  background: var(--kc-bad-soft); }
+.kelron-chat .kc-input { flex: 1 1 260px; min-width: 0; width: auto; position: relative; }
+.kelron-chat .kc-input input { border-radius: 7px; }
+.kelron-chat .kc-row button { border-radius: 7px; }
+@keyframes kc-blink { to { opacity: 0; } }
+@media (prefers-reduced-motion: reduce) { .kelron-chat .kc-caret::after { animation: none; } }
+</style>
+"""
+
+
+@dataclass(frozen=True)
+class Bubble:
+    """One answer as it is shown."""
+
+    who: str
+    """base, tuned or error."""
+    text: str
+    findings: Findings = field(default_factory=Findings)
+    note: str = ""
+    """A short remark under the answer, such as that it was stopped."""
+    details: str = ""
+    """What only somebody who looks for it needs, folded away: a traceback."""
+    writing: bool = False
+    """Still growing."""
+
+
+def safe(text: str) -> str:
+    """Plain text without markup, for HTML."""
+    return html.escape(visible(text), quote=True)
+
+
+def formatted(text: str, spans: Sequence[tuple[int, int, str]] = ()) -> str:
+    """Text as HTML: escaped; then code, bold, headings and the spans (start, end, label) are marked up.
+
+    Line breaks are kept by the style.
+    """
+    parts, position = [], 0
+    escaped = safe(_with_marks(text, spans))
+    for fence in _FENCE.finditer(escaped):
+        parts += [_inline(escaped[position : fence.start()]), f"<pre><code>{fence.group(1)}</code></pre>"]
+        position = fence.end()
+    marked = "".join([*parts, _inline(escaped[position:])])
+    for mark, tag in _MARKS.items():
+        marked = marked.replace(mark, tag)
+    return marked
+
+
+def _with_marks(text: str, spans: Sequence[tuple[int, int, str]]) -> str:
+    start_mark, end_mark = _MARKS
+    plain = text.replace(start_mark, "\ufffd").replace(end_mark, "\ufffd")
+    for start, end, _ in reversed(spans):
+        plain = f"{plain[:start]}{start_mark}{plain[start:end]}{end_mark}{plain[end:]}"
+    return plain
+
+
+def _inline(escaped: str) -> str:
+    pieces = _CODE.split(escaped)  # text, code, text, ...: nothing is marked up inside code
+    for i in range(0, len(pieces), 2):
+        pieces[i] = _HEADING.sub(r"<strong>\1</strong>", _BOLD.sub(r"<strong>\1</strong>", pieces[i]))
+    for i in range(1, len(pieces), 2):
+        pieces[i] = f"<code>{pieces[i]}</code>"
+    return "".join(pieces)
+
+
+def turn(prompt: str, language: str, bubbles: Sequence[Bubble]) -> str:
+    """A question and the answers to it, side by side where there is room."""
+    user = f'<div class="kc-bubble kc-user"><span class="kc-hidden">You: </span>{safe(prompt)}</div>'
+    one = " kc-one" if len(bubbles) == 1 else ""
+    return f'{user}<div class="kc-answers{one}" lang="{safe(language)}">{"".join(map(_bubble, bubbles))}</div>'
+
+
+def _bubble(bubble: Bubble) -> str:
+    caret = ' class="kc-caret"' if bubble.writing else ""
+    flags = "".join(f'<span class="kc-flag">{safe(label)}</span>' for label in bubble.findings.labels)
+    folded = f"<details><summary>Details</summary><pre>{safe(bubble.details)}</pre></details>"
+    note = f'<span class="kc-note">{safe(bubble.note)}</span>' if bubble.note else ""
+    return (
+        f'<div class="kc-bubble kc-answer kc-{safe(bubble.who)}"><span class="kc-who">{safe(bubble.who)}</span>'
+        f"<span{caret}>{formatted(bubble.text, bubble.findings.spans)}</span>{note}"
+        + (f'<div aria-label="Flags">{flags}</div>' if flags else "")
+        + (folded if bubble.details else "")
+        + "</div>"
+    )
+
+
+def status(text: str, *, warn: bool = False) -> str:
+    """The line under the transcript, which screen readers announce."""
+    inner = f'<span class="kc-warn">{safe(text)}</span>' if warn else safe(text)
+    return f'<div class="kc-status" role="status" aria-live="polite">{inner or "&nbsp;"}</div>'
+
+
+def empty(name: str) -> str:
+    """What an empty transcript shows."""
+    return f'<div class="kc-empty">Ask {safe(name)} something, for example who it is.</div>'

@@ -1,0 +1,53 @@
+"""The notebook's chat cell: the widget where somebody can use it, the printed probe dialogue where nobody can."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from kelron_lib.chat.probe import probe_dialogue
+from kelron_lib.config import RunConfig
+from kelron_lib.model import load_tuned, quiet_libraries
+from kelron_lib.persona import Persona, load_persona
+from kelron_lib.runtime import is_batch
+
+
+def front_end() -> tuple[bool, str]:
+    """Whether somebody can use a widget here, and why (not)."""
+    if is_batch():
+        return False, "this is a batch run"
+    # IPython is never imported here: a process that has no kernel has not loaded it.
+    ipython = sys.modules.get("IPython")
+    if ipython is None or getattr(ipython.get_ipython(), "kernel", None) is None:
+        return False, "this is no notebook kernel"
+    if importlib.util.find_spec("ipywidgets") is None:
+        return False, "ipywidgets is not installed"
+    return True, "this is an interactive notebook"
+
+
+def show_chat(model: Any, tokenizer: Any, persona: Persona, cfg: RunConfig) -> None:
+    """Display the chat widget, or print the probe dialogue where there is no front end; says which and why.
+
+    Never waits for input. Raises KelronError as `probe_dialogue` does.
+    """
+    interactive, reason = front_end()
+    if not interactive:
+        print(f"Probe dialogue instead of the chat widget: {reason}.\n")
+        probe_dialogue(model, tokenizer, persona, cfg)
+        return
+    from IPython.display import display
+
+    from kelron_lib.chat.widget import chat_widget
+
+    print(f"Chat widget: {reason}. In a batch run a fixed probe dialogue is printed instead.")
+    display(chat_widget(model, tokenizer, persona, cfg))
+
+
+def open_chat(cfg: RunConfig, adapter: Path) -> None:
+    """Load base and adapter and show the chat. Raises KelronError where they or the persona cannot be loaded."""
+    persona = load_persona(cfg.data.persona)
+    with quiet_libraries():
+        model, tokenizer = load_tuned(cfg, Path(adapter))
+    show_chat(model, tokenizer, persona, cfg)

@@ -1,0 +1,22 @@
+"""Seeds to rows: split by group, expand, check, write.
+
+A row is {"id", "seed_id", "group", "kind", "intent", "language", "messages"}; messages are system, user, assistant. A
+dataset is a folder of train.jsonl, validation.jsonl, test.jsonl, quality.json, config.json and README.md.
+"""
+
+from kelron_lib.data.build import build_dataset
+from kelron_lib.data.expand import SPLITS, expand, split_groups
+from kelron_lib.data.gate import check_rows, check_splits
+from kelron_lib.data.rows import fingerprint, load_dataset_dir, read_rows
+
+__all__ = [
+    "SPLITS",
+    "build_dataset",
+    "check_rows",
+    "check_splits",
+    "expand",
+    "fingerprint",
+    "load_dataset_dir",
+    "read_rows",
+    "split_groups",
+]

@@ -1,0 +1,111 @@
+"""A dataset folder from a config: expand, check, and only then write, all or nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kelron_lib.config import RunConfig, to_json
+from kelron_lib.data.expand import EMPTY_SYSTEM_SHARE, expand
+from kelron_lib.data.gate import check_splits
+from kelron_lib.data.rows import SPLIT_NAMES
+from kelron_lib.errors import KelronError
+from kelron_lib.persona import KINDS, Persona, load_persona, load_seeds
+
+
+def _card(persona: Persona, report: Mapping[str, Any], config: RunConfig) -> str:
+    """The dataset's README: front matter for the hub, then what is in it."""
+    name = persona.name["en"]
+    table = "\n".join(
+        f"| {split} | {counts['rows']} | " + " | ".join(str(counts.get(kind, 0)) for kind in KINDS) + " |"
+        for split, counts in report["by_split"].items()
+    )
+    languages = "".join(f"\n- {language}" for language in config.data.languages)
+    return f"""---
+language:{languages}
+license: apache-2.0
+task_categories:
+- text-generation
+pretty_name: {name} identity and business dialogues
+---
+# {name}: identity and business dialogues
+
+Single-turn dialogues that teach a chat model to be {name}, {persona.role["en"]} by {persona.maker["en"]}, and to
+answer short business requests. Expanded from hand-written seeds with seed {config.data.seed}; the same config gives
+the same bytes.
+
+| split | rows | {" | ".join(KINDS)} |
+|---|---|---|---|---|
+{table}
+
+Seed groups were split before expansion: no group and no question stands in two splits. {EMPTY_SYSTEM_SHARE:.0%} of the
+rows have an empty system message. No row names another assistant or its maker. People and companies are invented.
+`quality.json` is the gate's report, `config.json` the config.
+"""
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _replace_folder(made: Path, out: Path) -> None:
+    """Put the finished folder in the place of `out`; the old one goes only after the new one stands."""
+    if not out.exists():
+        made.rename(out)
+        return
+    old = made.with_name(made.name + ".old")
+    out.rename(old)
+    try:
+        made.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    shutil.rmtree(old)
+
+
+def _write(files: Mapping[str, str], out: Path) -> None:
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "quality.json").exists())):
+        raise KelronError(f"{out} exists and is not a dataset: name another folder")
+    made: Path | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        for name, text in files.items():
+            (made / name).write_text(text, encoding="utf-8", newline="\n")
+        made.chmod(0o755)
+        _replace_folder(made, out)
+    except OSError as error:
+        raise KelronError(f"cannot write the dataset to {out}: {error.strerror or error}") from None
+    finally:
+        if made is not None and made.exists():
+            shutil.rmtree(made)
+
+
+def build_dataset(config: RunConfig, out: Path) -> dict[str, Any]:
+    """Make the dataset of a config in the folder `out` and return the quality report (also in quality.json).
+
+    The folder appears whole or not at all; the same config gives the same bytes. Raises KelronError for a broken
+    persona or seed file, seeds too few for data.rows, and rows that fail the gate (the first failing row is named).
+    """
+    persona = load_persona(config.data.persona)
+    seeds = load_seeds(persona, config.data.languages)
+    expansion = expand(config.data, persona, seeds)
+    report = check_splits(expansion.rows, persona, config.data.identity_share)
+    for finding in report["findings"]:
+        if finding["severity"] == "error":
+            row = finding["rows"][0] if finding["rows"] else "-"
+            raise KelronError(f"data gate: {finding['check']} in {row} ({finding['count']} in all): {finding['fix']}")
+    report["persona"] = persona.id
+    report["seeds"] = {kind: len({seed.group for seed in seeds if seed.kind == kind}) for kind in KINDS}
+    report["duplicates_removed"] = expansion.duplicates_removed
+    report["short_of_chat"] = expansion.short
+    files = {f"{split}.jsonl": _lines(expansion.rows[split]) for split in SPLIT_NAMES}
+    files["quality.json"] = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    files["config.json"] = to_json(config)
+    files["README.md"] = _card(persona, report, config)
+    _write(files, out)
+    return report

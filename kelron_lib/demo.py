@@ -1,0 +1,146 @@
+"""`kelron demo`: the main job, end to end, by running the project's own notebooks in fresh kernels.
+
+What runs here is what runs on Kaggle; only the preset and the session's length differ. The first session's budget
+is set from a measurement of this machine, so that it ends about half-way whatever the machine's speed; between the
+sessions the working folder is deleted, as Kaggle does, and the second one starts from the store alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from kelron_lib.config import RunConfig
+from kelron_lib.errors import KelronError
+from kelron_lib.runtime import duration, exclusive, read_json, write_json
+
+CUT_AT = 0.45
+"""Share of the training time after which the first session's budget ends."""
+TARGETS = {
+    "identity_recall": (">=", 0.95, True),
+    "contradiction_rate": ("<=", 0.0, False),
+    "termination_rate": (">=", 0.995, False),
+    "over_identity_rate": ("<=", 0.02, False),
+}
+"""Metric -> comparison, bound, and whether it has to hold in each language by itself."""
+
+
+def run_notebook(notebook: Path, out: Path, parameters: dict[str, Any]) -> float:
+    """Execute a notebook in a fresh kernel, its output streamed to stdout; returns the seconds it took.
+
+    The executed copy goes to `out/notebooks`. Raises KelronError with the failing cell's error.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    if not notebook.is_file():
+        raise KelronError(f"{notebook} is missing: run from the project's folder, or name it with --notebooks")
+    copies = out / "notebooks"
+    copies.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(copies / notebook.name),
+            parameters=parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            stdout_file=sys.stdout,
+        )
+    except PapermillExecutionError as error:
+        raise KelronError(f"{notebook.name}, cell {error.exec_count}: {error.ename}: {error.evalue}") from None
+    return time.monotonic() - began
+
+
+def first_budget(config: RunConfig, data: Path) -> float:
+    """Seconds for a first session that ends near CUT_AT of the training, from a measurement on this machine."""
+    from kelron_lib.train import measure_steps
+
+    measured = measure_steps(config, data)
+    training = measured.total_steps * measured.seconds_per_step
+    print(
+        f"this machine: {measured.startup_seconds:.1f} s to start, {measured.total_steps} steps of "
+        f"{measured.seconds_per_step:.2f} s, so about {duration(training)} of training"
+    )
+    return measured.startup_seconds + CUT_AT * training + config.session.reserve_seconds
+
+
+def missed_targets(scoreboard: dict[str, Any]) -> list[str]:
+    """The targets that the tuned model misses, in words; empty when all hold."""
+    tuned, missed = scoreboard["tuned"], []
+    if scoreboard["base"]["identity_recall"]["value"] != 0:
+        missed.append(f"base identity_recall is {scoreboard['base']['identity_recall']['value']:.3f}, not 0")
+    for metric, (comparison, bound, each_language) in TARGETS.items():
+        places = {"": tuned, **(tuned["by_language"] if each_language else {})}
+        for place, metrics in places.items():
+            value = metrics[metric]["value"]
+            holds = value is not None and (value >= bound if comparison == ">=" else value <= bound)
+            if not holds:
+                missed.append(f"{metric}{f' ({place})' if place else ''} is {value}, target {comparison} {bound}")
+    ratio = scoreboard["business_loss"]["ratio"]
+    if ratio > 1.05:
+        missed.append(f"business loss is {ratio:.3f} of the base's, target <= 1.05")
+    return missed
+
+
+def _clear(out: Path) -> None:
+    """Remove what an earlier demo left in `out`. Raises KelronError if anything else is there."""
+    left = [path for path in out.iterdir() if not path.name.endswith(".lock")]
+    if left and not (out / "demo.json").is_file():
+        raise KelronError(f"{out} holds something that is not an earlier demo: choose another --out")
+    for path in left:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def run_demo(config: RunConfig, out: Path, notebooks: Path) -> bool:
+    """Run the four notebooks into `out` and print the scoreboard; returns whether every target holds."""
+    out = out.absolute()
+    with exclusive(out, "demo"):
+        _clear(out)
+        began = time.monotonic()
+        write_json(out / "demo.json", {"preset": config.preset})
+        timings = _run_notebooks(config, out, notebooks)
+        missed = missed_targets(read_json(out / "scoreboard.json"))
+        seconds = time.monotonic() - began
+        write_json(
+            out / "demo.json", {"preset": config.preset, "seconds": seconds, "timings": timings, "missed": missed}
+        )
+        _print_summary(out, seconds, missed)
+    return not missed
+
+
+def _run_notebooks(config: RunConfig, out: Path, notebooks: Path) -> dict[str, float]:
+    """The five steps; returns the seconds that each notebook took."""
+    os.environ["KELRON_BATCH"] = "1"
+    timings: dict[str, float] = {}
+
+    def step(title: str, notebook: str, overrides: tuple[str, ...] = ()) -> None:
+        print(f"\n=== {title} ({notebook})", flush=True)
+        parameters = {"PRESET": config.preset, "RUN": str(out), "OVERRIDES": list(overrides)}
+        timings[notebook] = run_notebook(notebooks / f"{notebook}.ipynb", out, parameters)
+
+    step("data", "01_data_prep")
+    budget = first_budget(config, out / "data")
+    step("first session", "02_train", (f"session.budget_seconds={budget:.1f}",))
+    shutil.rmtree(out / "work")
+    print(f"deleted {out / 'work'}: the next session has the store alone", flush=True)
+    step("second session", "03_resume")
+    step("scoreboard and chat", "04_evaluate")
+    return timings
+
+
+def _print_summary(out: Path, seconds: float, missed: list[str]) -> None:
+    from kelron_lib.evaluate import scoreboard_table
+
+    print(f"\n=== {duration(seconds)} in all\n{scoreboard_table(read_json(out / 'scoreboard.json'))}")
+    for session in read_json(out / "sessions.json"):
+        print(
+            f"session {session['session']}: steps {session['first_step']} to {session['last_step']}, "
+            f"{session['reason']} after {duration(session['seconds'])}"
+        )
+    print(f"report: {out / 'report.html'}")
+    print("\n".join(["targets missed:", *missed] if missed else ["every target holds"]))

@@ -1,0 +1,247 @@
+"""The proof: base against tuned on the same prompts, scored by detectors, with intervals.
+
+prompts -> answers of both models -> flags (`detectors`) -> scoreboard (`metrics`) -> files, tables and the report.
+Only `evaluate` touches a model, and only through the functions it is given.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kelron_lib.errors import KelronError
+from kelron_lib.evaluate import detectors
+from kelron_lib.evaluate.detectors import FLAGS, claimed_rivals, flags
+from kelron_lib.evaluate.metrics import METRICS, checks, loss_comparison, proportion, scoreboard, wilson
+from kelron_lib.evaluate.prompts import (
+    Prompt,
+    prompts_from_rows,
+    select_prompts,
+    unrelated_prompts,
+    user_text,
+)
+from kelron_lib.evaluate.report import write_report
+from kelron_lib.evaluate.tables import scoreboard_markdown, scoreboard_table
+
+__all__ = [
+    "FLAGS",
+    "METRICS",
+    "MODELS",
+    "answer_prompts",
+    "build_prompts",
+    "checks",
+    "evaluate",
+    "evaluate_answers",
+    "flags",
+    "loss_comparison",
+    "proportion",
+    "score_answers",
+    "scoreboard",
+    "scoreboard_markdown",
+    "scoreboard_table",
+    "wilson",
+    "write_report",
+    "write_results",
+]
+
+MODELS = ("base", "tuned")
+SCOREBOARD_FILE = "scoreboard.json"
+ANSWERS_FILE = "answers.jsonl"
+
+Record = dict[str, Any]
+Generate = Callable[..., Sequence[Any]]
+
+
+def build_prompts(rows: Sequence[Mapping[str, Any]], persona: Any, *, identity: int, unrelated: int) -> list[Prompt]:
+    """The prompts of an evaluation, per language at most `identity` and `unrelated` of each kind.
+
+    `rows`: the test split; its languages are the evaluation's. Unrelated prompts are the packaged ones first, then
+    the split's business and chat rows. Raises KelronError where a language has no identity prompt.
+    """
+    languages = list(dict.fromkeys(row["language"] for row in rows))
+    systems = {language: persona.system_prompt[language] for language in languages}
+    prompts = select_prompts(
+        [*prompts_from_rows(rows), *unrelated_prompts(systems)], identity=identity, unrelated=unrelated
+    )
+    asked = {prompt["language"] for prompt in prompts if prompt["kind"] == "identity"}
+    if not languages or asked != set(languages):
+        missing = ", ".join(sorted(set(languages) - asked)) or "any language"
+        raise KelronError(f"the test split has no identity rows for {missing}: prepare more rows, or another seed")
+    return prompts
+
+
+def answer_prompts(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    generate: Generate,
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    stop_token_ids: Sequence[int],
+) -> dict[str, list[Any]]:
+    """{"base": answers, "tuned": answers} of one PEFT model, its adapter switched off for the first.
+
+    `generate` is `generate.generate_answers`, or anything of its signature.
+    """
+    conversations = [prompt["messages"] for prompt in prompts]
+    answers: dict[str, list[Any]] = {}
+    for name in MODELS:
+        context: AbstractContextManager[Any] = model.disable_adapter() if name == "base" else nullcontext()
+        with context:
+            answers[name] = list(
+                generate(
+                    model,
+                    tokenizer,
+                    conversations,
+                    max_new_tokens=max_new_tokens,
+                    batch_size=batch_size,
+                    stop_token_ids=stop_token_ids,
+                )
+            )
+    return answers
+
+
+def _record(prompt: Prompt, model: str, answer: Any, persona: Any, rivals: Sequence[Any]) -> Record:
+    asked = user_text(prompt)
+    found = flags(
+        answer.text,
+        language=prompt["language"],
+        kind=prompt["kind"],
+        persona=persona,
+        rivals=rivals,
+        prompt=asked,
+    )
+    spans = detectors.spans(
+        answer.text, found, language=prompt["language"], persona=persona, rivals=rivals, prompt=asked
+    )
+    kept = {key: prompt[key] for key in ("id", "language", "kind", "system", "prompt", "messages", "source", "seed_id")}
+    return {**kept, "model": model, "answer": answer.text, "stopped": answer.stopped, "flags": found, "spans": spans}
+
+
+def score_answers(
+    prompts: Sequence[Prompt],
+    answers_by_model: Mapping[str, Sequence[Any]],
+    persona: Any,
+    rivals: Sequence[Any],
+) -> list[Record]:
+    """One record per answer, base first: the prompt, "model", "answer", "stopped", "flags" and the flagged "spans".
+
+    An answer has `text` and `stopped`. Raises KelronError unless every model answered every prompt.
+    """
+    records = []
+    for name, answers in answers_by_model.items():
+        if len(answers) != len(prompts):
+            raise KelronError(f"the {name} model gave {len(answers)} answers to {len(prompts)} prompts")
+        records += [
+            _record(prompt, name, answer, persona, rivals) for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+    return records
+
+
+def _self_names(records: Sequence[Record], persona: Any, rivals: Sequence[Any]) -> dict[str, int]:
+    """How often one model's identity answers claim which name, most often first."""
+    names: Counter[str] = Counter()
+    for record in records:
+        if record["kind"] == "identity":
+            names.update(claimed_rivals(record["answer"], persona, rivals))
+            if record["flags"]["asserts_persona"]:
+                names[persona.name["en"]] += 1
+    return dict(names.most_common())
+
+
+def evaluate_answers(
+    prompts: Sequence[Prompt],
+    answers_by_model: Mapping[str, Sequence[Any]],
+    persona: Any,
+    rivals: Sequence[Any],
+) -> tuple[dict[str, Any], list[Record]]:
+    """The scoreboard {MODEL: {METRIC: ..., "by_language": ...}, "meta": {"counts", "says"}} and the scored records.
+
+    `meta.says`: per model, the names it claims in identity answers, with counts.
+    """
+    records = score_answers(prompts, answers_by_model, persona, rivals)
+    board: dict[str, Any] = {}
+    says = {}
+    for name in answers_by_model:
+        own = [record for record in records if record["model"] == name]
+        board[name] = scoreboard(own)
+        says[name] = _self_names(own, persona, rivals)
+    counts = Counter(f"{prompt['kind']}.{prompt['language']}" for prompt in prompts)
+    board["meta"] = {"persona": persona.name["en"], "prompts": len(prompts), "counts": dict(counts), "says": says}
+    return board, records
+
+
+def _json_line(record: Record) -> bytes:
+    """A record as UTF-8 JSON. A lone surrogate, which a broken answer may hold, is escaped."""
+    try:
+        return json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(record, ensure_ascii=True, allow_nan=False).encode()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(data)
+    os.replace(partial, path)
+
+
+def write_results(out: Path, board: Mapping[str, Any], records: Sequence[Record]) -> None:
+    """Write `scoreboard.json` and `answers.jsonl` into `out` (made if missing)."""
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / ANSWERS_FILE, b"".join(_json_line(record) + b"\n" for record in records))
+    text = json.dumps(board, indent=2, ensure_ascii=False, allow_nan=False)
+    _write(out / SCOREBOARD_FILE, text.encode() + b"\n")
+
+
+def evaluate(
+    rows: Sequence[Mapping[str, Any]],
+    persona: Any,
+    rivals: Sequence[Any],
+    model: Any,
+    tokenizer: Any,
+    generate: Generate,
+    out: Path,
+    *,
+    identity: int,
+    unrelated: int,
+    max_new_tokens: int,
+    batch_size: int,
+    stop_token_ids: Sequence[int],
+    business_loss: Mapping[str, float] | None = None,
+    meta: Mapping[str, Any] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[dict[str, Any], list[Record]]:
+    """Ask, score and write: the whole evaluation but the report. Returns the scoreboard and the scored records.
+
+    `business_loss`: {"base", "tuned"}, mean losses (nats a token) on the test split's business rows, measured by the
+    caller. `meta`: joins the scoreboard's own (persona, prompts, counts, says, seconds, created); give it
+    "config_hash" and "adapter". Raises KelronError for rows or answers that cannot be scored.
+    """
+    started = clock()
+    prompts = build_prompts(rows, persona, identity=identity, unrelated=unrelated)
+    answers = answer_prompts(
+        model,
+        tokenizer,
+        prompts,
+        generate,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        stop_token_ids=stop_token_ids,
+    )
+    board, records = evaluate_answers(prompts, answers, persona, rivals)
+    if business_loss is not None:
+        board["business_loss"] = loss_comparison(business_loss["base"], business_loss["tuned"])
+    seconds = round(clock() - started, 1)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    board["meta"] |= {**(meta or {}), "seconds": seconds, "created": created}
+    write_results(out, board, records)
+    return board, records

@@ -1,0 +1,165 @@
+"""The report's drawings, as inline SVG: an interval on a track, and the loss curve with the session cuts.
+
+Positions across are percentages, so that a drawing fills its place at any width without stretching its text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from kelron_lib.errors import KelronError
+from kelron_lib.evaluate.metrics import percent
+
+POINTS = 500
+"""A curve is thinned to about this many points, by means over equal stretches."""
+HEIGHT, TOP, BOTTOM = 280, 26, 26
+"""Of the loss plot, in pixels: the whole, the strip of session names above, the step numbers below."""
+Point = tuple[float, float]
+
+
+def interval_bar(value: Mapping[str, Any], model: str) -> str:
+    """A track from 0 to 100 % with the interval of a proportion and a dot at its value; empty where n is 0."""
+    parts = ['<rect class="track" y="7" width="100%" height="3" rx="1.5"/>']
+    if value["value"] is None:
+        label = f"{model}: not measured"
+    else:
+        low, high, at = (100 * value[key] for key in ("low", "high", "value"))
+        label = f"{model}: {percent(value['value'])}, between {low:.1f} and {high:.1f} %"
+        parts.append(
+            f'<rect class="{model} reach" x="{low:.2f}%" y="4.5" width="{high - low:.2f}%" height="8" rx="4"/>'
+            f'<circle class="{model}" cx="{at:.2f}%" cy="8.5" r="4"/>'
+        )
+    return f'<svg height="17" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+
+
+def _series(losses: Sequence[Mapping[str, Any]], key: str) -> list[Point]:
+    points = []
+    for entry in losses:
+        if key in entry and entry[key] is not None:
+            step, loss = float(entry["step"]), float(entry[key])
+            if not math.isfinite(loss) or not math.isfinite(step):
+                raise KelronError(f"the {key} at step {entry['step']} is {entry[key]}: the curve cannot be drawn")
+            points.append((step, loss))
+    return sorted(points)
+
+
+def _thin(points: Sequence[Point]) -> list[Point]:
+    size = max(1, math.ceil(len(points) / POINTS))
+    groups = (points[i : i + size] for i in range(0, len(points), size))
+    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+
+
+def _smooth(points: Sequence[Point]) -> list[Point]:
+    """Mean over a window about each point, a twentieth of the curve wide: no lag, unlike a running mean."""
+    reach = max(1, len(points) // 40)
+    losses = [loss for _, loss in points]
+    smooth = []
+    for i, (step, _) in enumerate(points):
+        side = min(reach, i, len(points) - 1 - i)  # symmetric at the ends too, so that they do not bend
+        window = losses[i - side : i + side + 1]
+        smooth.append((step, sum(window) / len(window)))
+    return smooth
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) within low..high, at most `most` of them and one."""
+    if high <= low:
+        return [low]
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    apart = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * (1 - 1e-9))
+    first = math.ceil(low / apart - 1e-9)
+    return [round(k * apart, 10) for k in range(first, math.floor(high / apart + 1e-9) + 1)]
+
+
+class _Frame:
+    """From steps and losses to places: across in per cent, down in pixels. Logarithmic where the loss spans far."""
+
+    def __init__(self, steps: Sequence[float], losses: Sequence[float]) -> None:
+        self.last = max(1.0, *steps)
+        high, low = max(losses), min(losses)
+        self.log = low > 0 and high / low > 12
+        self.low, self.high = (low * 0.9, high * 1.1) if self.log else (0.0, high * 1.05 or 1.0)
+
+    def across(self, step: float) -> float:
+        return 100 * step / self.last
+
+    def share(self, loss: float) -> float:
+        """Height of a loss as a share of the plot's, 0 at its floor."""
+        if self.log:
+            return math.log(loss / self.low) / math.log(self.high / self.low)
+        return (loss - self.low) / (self.high - self.low)
+
+    def down(self, loss: float) -> float:
+        return TOP + (1 - self.share(loss)) * (HEIGHT - TOP - BOTTOM)
+
+    def levels(self) -> list[float]:
+        if not self.log:
+            return ticks(self.low, self.high, 5)
+        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        marks = [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
+        return [mark for mark in marks if self.low <= mark <= self.high]
+
+
+def _line(points: Sequence[Point], frame: _Frame, name: str) -> str:
+    if not points:
+        return ""
+    path = " ".join(f"{10 * frame.across(x):.1f},{1000 * (1 - frame.share(y)):.1f}" for x, y in points)
+    return f'<polyline class="{name}" points="{path}"/>'
+
+
+def _grid(frame: _Frame) -> str:
+    parts = []
+    for level in frame.levels():
+        y = frame.down(level)
+        parts.append(f'<line x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/><text x="0" y="{y - 4:.1f}">{level:g}</text>')
+    for step in ticks(0, frame.last, 6):
+        anchor = "start" if step == 0 else "end" if step > 0.97 * frame.last else "middle"
+        parts.append(
+            f'<text x="{frame.across(step):.2f}%" y="{HEIGHT - 6}" text-anchor="{anchor}">'
+            f"{'step ' if step == 0 else ''}{step:g}</text>"
+        )
+    return "".join(parts)
+
+
+def _cuts(sessions: Sequence[Mapping[str, Any]], frame: _Frame) -> str:
+    """A dashed line where a session ended and the next went on, and the sessions' numbers above."""
+    parts = []
+    for number, session in enumerate(sessions, start=1):
+        start, end = frame.across(session["first_step"]), frame.across(session["last_step"])
+        if number < len(sessions):
+            parts.append(f'<line class="cut" x1="{end:.2f}%" x2="{end:.2f}%" y1="{TOP - 8}" y2="{HEIGHT - BOTTOM}"/>')
+        name = f"session {number}" if len(sessions) <= 4 and end - start > 18 else str(number)
+        if end - start > 4:
+            parts.append(f'<text x="{(start + end) / 2:.2f}%" y="12" text-anchor="middle">{name}</text>')
+    return "".join(parts)
+
+
+def loss_plot(losses: Sequence[Mapping[str, Any]], sessions: Sequence[Mapping[str, Any]]) -> str:
+    """The loss over all steps, training and held-out, with the cuts between sessions; empty without losses.
+
+    `losses`: {"step", "loss" and/or "eval_loss"}; `sessions`: {"first_step", "last_step"}.
+    """
+    train, held = _series(losses, "loss"), _series(losses, "eval_loss")
+    if not train and not held:
+        return ""
+    both = [*train, *held]
+    steps = [x for x, _ in both] + [float(session["last_step"]) for session in sessions]
+    frame = _Frame(steps, [y for _, y in both])
+    dots = "".join(
+        f'<circle class="dot" cx="{frame.across(x):.2f}%" cy="{frame.down(y):.1f}" r="3"/>'
+        for x, y in (held if len(held) <= 40 else [])
+    )
+    lines = (
+        _line(_thin(train), frame, "raw") + _line(_thin(_smooth(train)), frame, "smooth") + _line(held, frame, "held")
+    )
+    return (
+        f'<svg class="plot" height="{HEIGHT}" role="img" aria-label="Loss over {frame.last:g} steps">'
+        f"{_grid(frame)}{_cuts(sessions, frame)}"
+        f'<svg y="{TOP}" width="100%" height="{HEIGHT - TOP - BOTTOM}" viewBox="0 0 1000 1000"'
+        f' preserveAspectRatio="none">'
+        f"{lines}</svg>{dots}</svg>"
+    )

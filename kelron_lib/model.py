@@ -1,0 +1,152 @@
+"""The base model in 4 bits and its adapter, by one code path for the tiny base and the 14B.
+
+Nothing is upcast: transformers' and PEFT's usual preparation casts embedding and head to float32, which costs
+2.9 GiB on the 14B and is not needed; what training needs is non-reentrant checkpointing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kelron_lib.config import RunConfig
+from kelron_lib.errors import KelronError
+from kelron_lib.prompts import check_stop_tokens
+
+
+def base_name(config: RunConfig) -> str:
+    """What `from_pretrained` takes: the packaged tiny base's folder, the given folder, or the hub id."""
+    if config.model.base != "tiny":
+        return config.model.base
+    from kelron_lib.tiny import base_path
+
+    return str(base_path())
+
+
+def _explain(error: Exception, what: str, name: str) -> KelronError:
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return KelronError(f"cannot load the {what} of {name!r}: {first_line}")
+
+
+def load_tokenizer(config: RunConfig) -> Any:
+    """The base's tokenizer, with its stop tokens checked against the config. Raises KelronError."""
+    from transformers import AutoTokenizer
+
+    name = base_name(config)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise _explain(error, "tokenizer", name) from None
+    if tokenizer.chat_template is None:
+        raise KelronError(f"{name!r} has no chat template: use an instruct model")
+    check_stop_tokens(tokenizer, config.model.stop_token_ids)
+    return tokenizer
+
+
+def quantization(config: RunConfig) -> Any:
+    """nf4 with double quantisation (QLoRA, arXiv 2305.14314), computing in the config's dtype."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, config.model.dtype),
+    )
+
+
+def load_base(config: RunConfig) -> tuple[Any, Any]:
+    """The nf4 base model (frozen, eval mode) and its tokenizer.
+
+    On a CUDA machine the model goes to the current device. Raises KelronError where it cannot be loaded, or where
+    the dtype does not suit the machine.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if config.model.dtype == "float16" and not torch.cuda.is_available():
+        raise KelronError(
+            "model.dtype is float16 but there is no CUDA device: run on a GPU, or use --set model.dtype=float32"
+        )
+    # bitsandbytes looks for an optional CPU kernel on the hub and warns that it is not there.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    tokenizer = load_tokenizer(config)
+    name = base_name(config)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            name,
+            quantization_config=quantization(config),
+            dtype=getattr(torch, config.model.dtype),
+            device_map={"": torch.cuda.current_device()} if torch.cuda.is_available() else None,
+            attn_implementation="sdpa",
+        )
+    except (OSError, ValueError) as error:
+        raise _explain(error, "model", name) from None
+    _keep_trainable_on_cpu(model)
+    model.eval()
+    return model, tokenizer
+
+
+def _keep_trainable_on_cpu(model: Any) -> None:
+    """Keep bitsandbytes from repacking the nf4 weights for inference on CPUs with AVX512-BF16.
+
+    There, one forward in eval mode (a validation pass) repacks them for good for a kernel without autograd, after
+    which no gradient reaches the layers below (bitsandbytes 0.50, `Linear4bit.forward`).
+    """
+    import bitsandbytes
+
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def add_lora(model: Any, config: RunConfig) -> Any:
+    """A PeftModel with fresh LoRA weights (float32, seeded) on every linear layer of `model` but the head."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(config.train.seed)
+    settings = LoraConfig(
+        r=config.lora.r,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, settings)
+
+
+def load_tuned(config: RunConfig, adapter: Path) -> tuple[Any, Any]:
+    """The base with a trained adapter (eval mode), and the tokenizer. Raises KelronError if it does not fit."""
+    from peft import PeftModel
+
+    if not (adapter / "adapter_config.json").is_file():
+        raise KelronError(f"no adapter in {adapter}: train first, or name the folder with --adapter")
+    model, tokenizer = load_base(config)
+    try:
+        tuned = PeftModel.from_pretrained(model, str(adapter))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise _explain(error, "adapter", str(adapter)) from None
+    tuned.eval()
+    return tuned, tokenizer
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep transformers' and datasets' own progress bars and notes out of the output while loading."""
+    from transformers.utils import logging as transformers_logging
+
+    bars = transformers_logging.is_progress_bar_enabled()
+    level = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,62 @@
+"""Who the model is to be, and what people wrote for it to learn from.
+
+Files
+    <persona>.yaml      id; name, maker, role, system_prompt by language; spellings; pronunciation (Korean readings of
+                        Latin names); seeds (a folder beside the file; default: the packaged seeds).
+    lexicon.yaml        language -> slot -> entries. Korean entries carry no particle.
+    rivals.yaml         names that no training row may contain.
+    seeds/<language>.yaml
+
+Schema of a seed file
+    language: ko
+    phrases:            name -> texts. {name} in a template becomes one of them; phrases may use phrases and slots.
+    openers, closers:   kind -> register -> texts put before or after a question of that kind and register.
+    seeds:
+      - id: name.who            shared by the corresponding seeds of all languages; a split never divides an id
+        kind: identity          identity | business | chat
+        intent: name            several ids may share an intent; splits are stratified by it
+        ask:                    register -> question templates
+          polite: [...]
+          casual: [...]
+        answer: [...]           answer templates, drawn independently of the question
+        only: {slot: [...]}     optional: the entries of a slot that make sense here, instead of the lexicon's
+        frame: false            optional: no opener and no closer (greetings, for instance)
+
+Templates: {slot}, {slot2} (another entry of the slot), {slot|을/를} (Korean particle by sound), {role|a} (English
+article). {name}, {maker} and {role} are the persona's. Answers may use only slots that every question of the seed has:
+an answer copies, it does not invent. Business and chat answers cannot name the persona. A further language is one more
+file, a further intent more entries; new keys are refused with the nearest known one, so a typo is never ignored.
+"""
+
+from kelron_lib.persona.definition import Persona, load_persona
+from kelron_lib.persona.josa import attach_josa
+from kelron_lib.persona.rivals import Rival, find_rivals, rival_names
+from kelron_lib.persona.seed import KINDS, REGISTERS, Question, Seed, load_seeds
+from kelron_lib.persona.templates import (
+    draw_values,
+    expand_phrases,
+    fill,
+    load_lexicon,
+    persona_values,
+    slots_of,
+)
+
+__all__ = [
+    "KINDS",
+    "REGISTERS",
+    "Persona",
+    "Question",
+    "Rival",
+    "Seed",
+    "attach_josa",
+    "draw_values",
+    "expand_phrases",
+    "fill",
+    "find_rivals",
+    "load_lexicon",
+    "load_persona",
+    "load_seeds",
+    "persona_values",
+    "rival_names",
+    "slots_of",
+]

@@ -1,0 +1,52 @@
+"""Korean particles by sound: 켈론은 but 자료는, 서울로 but 부산으로, and Kelron read as 켈론."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kelron_lib.errors import KelronError
+
+# fmt: off
+PAIRS = frozenset({
+    "은/는", "이/가", "을/를", "과/와", "으로/로", "으로서/로서", "으로써/로써", "이에요/예요",
+    "이라고/라고", "이라는/라는", "이라/라", "이란/란", "이나/나", "이든/든", "이랑/랑", "이며/며",
+    "이고/고", "아/야", "이었/였",
+})
+# fmt: on
+# Finals of the Sino-Korean digits; 0 also stands for 십, 백, 천 and 만, which all end in a consonant other than ㄹ.
+_DIGITS = {"0": "영", "1": "일", "2": "이", "3": "삼", "4": "사", "5": "오", "6": "육", "7": "칠", "8": "팔", "9": "구"}
+_LETTERS = {"L": "엘", "M": "엠", "N": "엔", "R": "알"}
+_SYMBOLS = {"%": "퍼센트"}
+_CLOSERS = "\"'”’」』)]》〉"
+_RIEUL = 8
+
+
+def _reading(text: str, pronunciation: Mapping[str, str]) -> str:
+    """A Hangul text that ends the way `text` is read aloud."""
+    for written in sorted(pronunciation, key=len, reverse=True):
+        if text.endswith(written):
+            return pronunciation[written]
+    last = text[-1:]
+    if "가" <= last <= "힣":
+        return last
+    if last in _DIGITS or last in _SYMBOLS:
+        return _DIGITS.get(last) or _SYMBOLS[last]
+    if last.isascii() and last.isupper():
+        return _LETTERS.get(last, "이")  # spelled out: every other letter's name ends in a vowel
+    raise KelronError(f"no Korean reading for {text!r}: add it to the persona's `pronunciation`")
+
+
+def attach_josa(name: str, pair: str, pronunciation: Mapping[str, str] | None = None) -> str:
+    """`name` with the particle of `pair` ("after a consonant/after a vowel") that its sound asks for.
+
+    pronunciation: Hangul readings of words in other scripts, by spelling ({"Kelron": "켈론"}).
+    Raises KelronError for an unknown pair and for a word whose reading is not known.
+    """
+    if pair not in PAIRS:
+        raise KelronError(f"unknown josa pair {pair!r}: use one of {' '.join(sorted(PAIRS))}")
+    after_consonant, after_vowel = pair.split("/")
+    reading = _reading(name.rstrip(_CLOSERS), pronunciation or {})
+    final = (ord(reading[-1]) - ord("가")) % 28
+    if final == 0 or (final == _RIEUL and after_consonant.startswith("으로")):
+        return name + after_vowel
+    return name + after_consonant

@@ -1,0 +1,158 @@
+"""Where a run happens: the kind of machine, the session's clock, the run folder and its lock.
+
+On Kaggle the session's clock starts with the container (process 1), not with the notebook, because that is
+what Kaggle's 12 hours are counted from. Elsewhere it starts with this process. `KELRON_SESSION_START` (seconds
+since the epoch) overrides both, so that child processes share their parent's clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kelron_lib.errors import KelronError
+
+SESSION_START_VARIABLE = "KELRON_SESSION_START"
+
+
+def on_kaggle() -> bool:
+    """Whether this process runs in a Kaggle session."""
+    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ or Path("/kaggle/working").is_dir()
+
+
+def is_batch() -> bool:
+    """Whether nobody is there to click: a pushed Kaggle run, or KELRON_BATCH=1 (set by `kelron demo`)."""
+    return os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Batch" or os.environ.get("KELRON_BATCH") == "1"
+
+
+def _process_start(pid: int) -> float | None:
+    """Start of a process in seconds since the epoch (proc(5): field 22 of stat, in ticks since boot)."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+    except (OSError, StopIteration):
+        return None
+    return float(boot.split()[1]) + int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def session_start() -> tuple[float, str]:
+    """When the session began (seconds since the epoch), and how that is known."""
+    given = os.environ.get(SESSION_START_VARIABLE)
+    if given:
+        try:
+            return float(given), f"from {SESSION_START_VARIABLE}"
+        except ValueError:
+            raise KelronError(
+                f"{SESSION_START_VARIABLE} is {given!r}: it takes seconds since the epoch, or nothing"
+            ) from None
+    if on_kaggle():
+        started = _process_start(1)
+        if started is not None:
+            return started, "start of the Kaggle container"
+    started = _process_start(os.getpid())
+    if started is not None:
+        return started, "start of this process"
+    return time.time(), "now: this system does not tell when the process started"
+
+
+@dataclass
+class SessionClock:
+    """The wall-clock budget of one session. All times in seconds.
+
+    Runs on a monotonic clock after construction, so that a corrected system clock cannot move the deadline.
+    """
+
+    budget: float
+    """Length of the session."""
+    elapsed_before: float = 0.0
+    """What had passed of the session when the clock was made."""
+    now: Callable[[], float] = time.monotonic
+    """The time source; tests inject their own."""
+    _origin: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._origin = self.now() - self.elapsed_before
+
+    @classmethod
+    def from_environment(cls, budget: float) -> SessionClock:
+        """The clock of the session this process belongs to."""
+        return cls(budget=budget, elapsed_before=max(0.0, time.time() - session_start()[0]))
+
+    def elapsed(self) -> float:
+        """Seconds since the session began."""
+        return self.now() - self._origin
+
+    def left(self) -> float:
+        """Seconds until the budget is spent; negative after it."""
+        return self.budget - self.elapsed()
+
+
+def duration(seconds: float) -> str:
+    """`1:02:03` or `2:03`, for people."""
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, secs = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path, purpose: str = "run") -> Iterator[None]:
+    """Hold `folder` (made if missing) for this process and purpose alone; the system lets go if the process dies.
+
+    Raises KelronError if another process holds it, or if it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / f".{purpose}.lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until the block ends
+    except OSError as error:
+        raise KelronError(f"cannot write to {folder} ({error.strerror}): choose another --out") from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            owner = handle.read().strip() or "unknown"
+            raise KelronError(
+                f"another {purpose} (process {owner}) is using {folder}: wait for it, or choose another --out"
+            ) from None
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
+
+
+def require_disk(folder: Path, needed: int, purpose: str) -> None:
+    """Raise KelronError unless `folder`'s disk has `needed` bytes free."""
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise KelronError(
+            f"no disk space for {purpose}: {needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free at {existing}; "
+            "free some, or choose another place"
+        )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> Any:
+    """JSON from a file. Raises KelronError naming the file where it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise KelronError(f"{path} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise KelronError(f"{path} is not readable JSON ({error})") from None

@@ -1,0 +1,90 @@
+"""How sessions end, in files: `status.json` for this one, `sessions.json` for all, `losses.json` for the curve.
+
+The list of sessions lives in the store, because the machine of an earlier session is gone; `out` holds a copy.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kelron_lib.errors import KelronError
+from kelron_lib.runtime import read_json, write_json
+from kelron_lib.store import Store
+
+SESSIONS_FILE = "sessions.json"
+STATUS_FILE = "status.json"
+LOSSES_FILE = "losses.json"
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a session ended."""
+
+    state: str
+    """`finished`, `budget` (the session's time is used: resume in the next one) or `failed`."""
+    reason: str
+    """The state in words."""
+    first_step: int
+    """The step this session resumed from; 0 for a new run."""
+    step: int
+    """The last step with a verified checkpoint in the store."""
+    total_steps: int
+    """Steps of the whole run; 0 where the session failed before that was known."""
+    seconds: float
+    """Length of the session, from its start."""
+    time: str
+    """When this was written: ISO 8601, UTC."""
+
+
+def make_status(state: str, reason: str, *, first_step: int, step: int, total_steps: int, seconds: float) -> Status:
+    """A Status stamped with the current time."""
+    stamp = datetime.now(UTC).isoformat(timespec="seconds")
+    return Status(state, reason, first_step, step, total_steps, round(seconds, 1), stamp)
+
+
+def write_status(out: Path, status: Status) -> None:
+    """Write `status.json` in the run folder."""
+    write_json(out / STATUS_FILE, asdict(status))
+
+
+def read_sessions(store: Store) -> list[dict[str, Any]]:
+    """The sessions recorded in a store, oldest first."""
+    if not any(entry.path == SESSIONS_FILE for entry in store.list()):
+        return []
+    try:
+        sessions: list[dict[str, Any]] = json.loads(store.read_bytes(SESSIONS_FILE))
+    except json.JSONDecodeError:
+        raise KelronError(f"{SESSIONS_FILE} in {store.describe()} is damaged: delete it, it is only a record") from None
+    return sessions
+
+
+def record_session(store: Store, out: Path, status: Status) -> None:
+    """Add the session to the list in the store and copy the list to `out/sessions.json`."""
+    sessions = read_sessions(store)
+    sessions.append(
+        {
+            "session": len(sessions) + 1,
+            "first_step": status.first_step,
+            "last_step": status.step,
+            "reason": status.state,
+            "detail": status.reason,
+            "seconds": status.seconds,
+            "ended": status.time,
+        }
+    )
+    store.write_bytes(SESSIONS_FILE, json.dumps(sessions, indent=2).encode() + b"\n")
+    write_json(out / SESSIONS_FILE, sessions)
+
+
+def write_losses(checkpoint: Path, out: Path) -> None:
+    """The losses of the run so far, over all its sessions, from the trainer's state to `out/losses.json`."""
+    kept = [
+        {key: entry[key] for key in ("step", "loss", "eval_loss", "learning_rate") if key in entry}
+        for entry in read_json(checkpoint / "trainer_state.json")["log_history"]
+        if "loss" in entry or "eval_loss" in entry
+    ]
+    write_json(out / LOSSES_FILE, kept)

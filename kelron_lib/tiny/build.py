@@ -1,0 +1,237 @@
+"""Trains the tiny base from nothing: tokenizer, corpus, model. The same seed, steps and threads give the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kelron_lib.errors import KelronError
+from kelron_lib.prompts import END, IGNORED, TEXT_END, encode
+from kelron_lib.tiny import WEIGHTS
+from kelron_lib.tiny.corpus import conversations
+from kelron_lib.tiny.tokenizer import TRAINING_CHATS, VOCAB_SIZE, build_tokenizer
+
+RECIPE_FILE = "tiny_base.json"
+BETAS, WEIGHT_DECAY, CLIP_NORM = (0.9, 0.95), 0.1, 1.0
+TOKENIZER_SEED_OFFSET, SHUFFLE_SEED_OFFSET = 1, 2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights, besides the code and the libraries' versions."""
+
+    steps: int = 2400
+    """Optimizer steps."""
+    seed: int = 20
+    """Of the corpus and the initial weights; the tokenizer's corpus has the next one."""
+    batch_size: int = 32
+    """Conversations a step, of similar length."""
+    learning_rate: float = 3e-3
+    """Peak of the cosine."""
+    warmup_steps: int = 100
+    final_share: float = 0.02
+    """Share of the peak rate at the last step."""
+    tokenizer_chats: int = TRAINING_CHATS
+    """Conversations that the tokenizer learns its merges from."""
+    threads: int = 1
+    """CPU threads of torch: sums are split by thread, so another number gives other last digits."""
+    bf16: bool = True
+    """Matrix products in bfloat16 (torch.autocast), the weights in float32."""
+
+
+def model_config(tokenizer: Any) -> Any:
+    """The Qwen2Config of the tiny base: 5.2M parameters, head not tied to the embedding."""
+    from transformers import Qwen2Config
+
+    return Qwen2Config(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def batches(tokenizer: Any, recipe: Recipe) -> Iterator[tuple[Any, Any]]:
+    """Endless `(input_ids, labels)`, int64, both (batch, length), padded on the right, similar lengths together."""
+    import torch
+
+    group = 16
+    rows = (encode(tokenizer, messages, 1024) for messages in conversations(recipe.seed))
+    generator = torch.Generator().manual_seed(recipe.seed + SHUFFLE_SEED_OFFSET)
+    while True:
+        pool = sorted(itertools.islice(rows, group * recipe.batch_size), key=lambda row: len(row["input_ids"]))
+        for index in torch.randperm(group, generator=generator).tolist():
+            chunk = pool[index * recipe.batch_size : (index + 1) * recipe.batch_size]
+            length = max(len(row["input_ids"]) for row in chunk)
+            ids = torch.full((len(chunk), length), tokenizer.pad_token_id)
+            labels = torch.full((len(chunk), length), IGNORED)
+            for position, row in enumerate(chunk):
+                ids[position, : len(row["input_ids"])] = torch.tensor(row["input_ids"])
+                labels[position, : len(row["labels"])] = torch.tensor(row["labels"])
+            yield ids, labels
+
+
+def answer_loss(model: Any, ids: Any, labels: Any) -> Any:
+    """Mean cross entropy over the labelled tokens, a float32 scalar; the head runs on their positions only."""
+    import torch
+
+    # Padding stands on the right, where causal attention does not look: no mask is needed.
+    hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
+    targets = labels[:, 1:]
+    chosen = targets != IGNORED
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden[chosen]).float(), targets[chosen])
+
+
+def rate_at(step: int, recipe: Recipe) -> float:
+    """Learning rate of a step (from 0): linear warm-up, then a cosine to `final_share` of the peak."""
+    warmup = min(recipe.warmup_steps, max(1, recipe.steps // 10))
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    share = (step - warmup) / max(1, recipe.steps - warmup)
+    cosine = 0.5 * (1 + math.cos(math.pi * share))
+    return recipe.learning_rate * (recipe.final_share + (1 - recipe.final_share) * cosine)
+
+
+def _optimizer(model: Any) -> Any:
+    import torch
+
+    matrices = [weight for weight in model.parameters() if weight.ndim >= 2]
+    vectors = [weight for weight in model.parameters() if weight.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, betas=BETAS)
+
+
+class _Progress:
+    """A line on stderr every few seconds: step, loss, rate, time left."""
+
+    def __init__(self, steps: int, every_seconds: float = 10.0) -> None:
+        self.steps, self.every = steps, every_seconds
+        self.started = self.printed = time.monotonic()
+
+    def update(self, step: int, loss: float, tokens: int) -> None:
+        now = time.monotonic()
+        if now - self.printed < self.every and step < self.steps:
+            return
+        self.printed = now
+        elapsed = now - self.started
+        left = elapsed / step * (self.steps - step)
+        print(
+            f"tiny base: step {step}/{self.steps}  loss {loss:.3f}  {tokens / elapsed:,.0f} tokens/s  "
+            f"{left:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def train(model: Any, tokenizer: Any, recipe: Recipe) -> tuple[float, int]:
+    """Train `model` in place. Returns the mean loss of the last tenth of the steps and the number of tokens read."""
+    import torch
+
+    optimizer = _optimizer(model)
+    progress = _Progress(recipe.steps)
+    losses: list[float] = []
+    tokens = 0
+    model.train()
+    for step, (ids, labels) in enumerate(itertools.islice(batches(tokenizer, recipe), recipe.steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(step, recipe)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.bf16):
+            loss = answer_loss(model, ids, labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimizer.step()
+        losses.append(loss.item())
+        tokens += int((ids != tokenizer.pad_token_id).sum())
+        progress.update(step + 1, sum(losses[-50:]) / len(losses[-50:]), tokens)
+    last = losses[-max(1, recipe.steps // 10) :]
+    return sum(last) / len(last), tokens
+
+
+def _save(model: Any, tokenizer: Any, folder: Path) -> None:
+    import torch
+    from transformers import GenerationConfig
+
+    model.to(torch.float16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    stops = [tokenizer.convert_tokens_to_ids(token) for token in (END, TEXT_END)]
+    GenerationConfig(eos_token_id=stops, pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)
+
+
+def _train_into(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    import tokenizers
+    import torch
+    import transformers
+
+    started = time.monotonic()
+    tokenizer = build_tokenizer(recipe.seed + TOKENIZER_SEED_OFFSET, recipe.tokenizer_chats)
+    torch.manual_seed(recipe.seed)
+    model = transformers.Qwen2ForCausalLM(model_config(tokenizer))
+    loss, tokens = train(model, tokenizer, recipe)
+    _save(model, tokenizer, folder)
+    weights = folder / WEIGHTS
+    return {
+        "recipe": asdict(recipe),
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "tokens": tokens,
+        "final_loss": round(loss, 4),
+        "seconds": round(time.monotonic() - started, 1),
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "tokenizers": tokenizers.__version__,
+        },
+        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+    }
+
+
+def build(out: Path, *, steps: int = Recipe.steps, seed: int = Recipe.seed, **changes: Any) -> dict[str, Any]:
+    """Train the tiny base into the folder `out` and return what `tiny_base.json` there says.
+
+    `changes` are further fields of Recipe. A tiny base already at `out` is replaced once the new one is whole.
+    Raises KelronError for bad steps, and where `out` holds something else.
+    """
+    import torch
+
+    if steps < 1:
+        raise KelronError(f"--steps is {steps}: give at least 1")
+    out = Path(out)
+    if out.exists() and not (out / RECIPE_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise KelronError(f"{out} exists and is not a tiny base: name another folder, or remove it")
+    recipe = Recipe(steps=steps, seed=seed, **changes)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        torch.set_num_threads(recipe.threads)
+        torch.use_deterministic_algorithms(True)
+        report = _train_into(staging, recipe)
+        (staging / RECIPE_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        staging.chmod(0o755)
+        (staging / WEIGHTS).chmod(0o644)
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(staging, out)
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+        shutil.rmtree(staging, ignore_errors=True)
+    return report

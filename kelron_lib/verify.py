@@ -1,0 +1,194 @@
+"""What a checkpoint store holds and whether it is intact: every answer comes from reading the store, file by file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from kelron_lib.manifest import LATEST, MANIFEST, Manifest, Pointer, step_folder, step_of
+from kelron_lib.store import DamagedFile, MissingFile, Store
+
+
+def latest(store: Store) -> Manifest | None:
+    """The manifest of the checkpoint that LATEST.json names, or None where no checkpoint was ever completed.
+
+    Raises DamagedFile where LATEST.json or that manifest is damaged; the other files are for `verify`.
+    """
+    try:
+        pointer = Pointer.decode(store.read_bytes(LATEST))
+    except MissingFile:
+        return None
+    manifest = read_manifest(store, pointer.prefix)
+    if Pointer.to(manifest) != pointer:
+        raise DamagedFile(f"{pointer.prefix}/{MANIFEST} is not the one that {LATEST} names")
+    return manifest
+
+
+def verify(store: Store, which: int | Manifest) -> list[str]:
+    """What is wrong with the checkpoint of a step, one line each; empty if every byte is as it was saved."""
+    if isinstance(which, Manifest):
+        return folder_problems(store, which.prefix, which)
+    pointer = readable_pointer(store)
+    folders = [prefix for step, prefix in step_folders(store) if step == which]
+    if pointer is not None and pointer.step == which:
+        return folder_problems(store, pointer.prefix)
+    return folder_problems(store, folders[0] if folders else step_folder(which))
+
+
+def list_checkpoints(store: Store) -> list[CheckpointInfo]:
+    """Every checkpoint of the store, newest first, each verified."""
+    pointer = readable_pointer(store)
+    return [
+        _inspect(store, step, prefix, latest=pointer is not None and pointer.prefix == prefix)
+        for step, prefix in step_folders(store)
+    ]
+
+
+def list_lines(store: Store) -> list[str]:
+    """The checkpoints of a store as lines of text, newest first, each verified."""
+    checkpoints = list_checkpoints(store)
+    size = sum(checkpoint.size for checkpoint in checkpoints) / 1e6
+    head = f"{store.describe()}: {len(checkpoints)} checkpoints, {size:.1f} MB"
+    return [head, *(checkpoint.line() for checkpoint in checkpoints)]
+
+
+def verify_store(store: Store) -> StoreReport:
+    """Verify every checkpoint of a store, and the pointer to the one that a run resumes from."""
+    checkpoints = list_checkpoints(store)
+    problems = []
+    try:
+        if latest(store) is None:
+            problems.append(f"{LATEST} is missing: no run has completed a checkpoint here, or the file was lost")
+    except DamagedFile as damage:
+        problems.append(str(damage))
+    return StoreReport(store.describe(), checkpoints, problems)
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """One checkpoint of a store."""
+
+    step: int
+    prefix: str
+    """Its folder in the store."""
+    size: int
+    """Bytes that the folder takes."""
+    age: float | None
+    """Seconds since it was saved; None where no intact manifest tells."""
+    latest: bool
+    """Whether LATEST.json names it."""
+    state: str
+    """`verified`, `damaged`, or `unfinished`: without a manifest, since its saving or deletion was cut off."""
+    problems: list[str]
+    """What is wrong, one line each."""
+
+    def line(self) -> str:
+        """The checkpoint in one line of text."""
+        age = "age unknown" if self.age is None else f"{self.age / 60:.0f} min old"
+        parts = [f"step {self.step}", f"{self.size / 1e6:.1f} MB", age, *["latest"] * self.latest, self.state]
+        return ", ".join(parts) + (": " if self.problems else "") + "; ".join(self.problems)
+
+
+@dataclass(frozen=True)
+class StoreReport:
+    """The state of a store."""
+
+    store: str
+    """The store in words."""
+    checkpoints: list[CheckpointInfo]
+    """Newest first."""
+    problems: list[str]
+    """What is wrong with LATEST.json."""
+
+    @property
+    def ok(self) -> bool:
+        """LATEST.json names a verified checkpoint, and none is damaged (an unfinished one is only ignored)."""
+        named = any(checkpoint.latest and checkpoint.state == "verified" for checkpoint in self.checkpoints)
+        damaged = any(checkpoint.state == "damaged" for checkpoint in self.checkpoints)
+        return named and not damaged and not self.problems
+
+    def lines(self) -> list[str]:
+        """The report as lines of text."""
+        head = f"{self.store}: {'all is well' if self.ok else 'something is wrong'}"
+        return [head, *self.problems, *(checkpoint.line() for checkpoint in self.checkpoints)]
+
+
+def step_folders(store: Store) -> list[tuple[int, str]]:
+    """Step and name of every step folder that holds anything, newest first."""
+    tops = {entry.path.split("/")[0] for entry in store.list() if "/" in entry.path}
+    return sorted(((step, top) for top in tops if (step := step_of(top)) is not None), reverse=True)
+
+
+def readable_pointer(store: Store) -> Pointer | None:
+    """LATEST.json, or None where it is missing or damaged."""
+    try:
+        return Pointer.decode(store.read_bytes(LATEST))
+    except DamagedFile:
+        return None
+
+
+def read_manifest(store: Store, prefix: str) -> Manifest:
+    """The manifest of a folder of the store. Raises DamagedFile where it is missing, damaged or of another."""
+    where = f"{prefix}/{MANIFEST}"
+    manifest = Manifest.decode(store.read_bytes(where), where)
+    if manifest.prefix != prefix or manifest.step != step_of(prefix):
+        raise DamagedFile(f"{where} belongs to {manifest.prefix}")
+    return manifest
+
+
+def folder_problems(store: Store, prefix: str, expected: Manifest | None = None) -> list[str]:
+    """What is wrong with a folder of the store, by its own manifest, which must be `expected` if that is given."""
+    try:
+        manifest = read_manifest(store, prefix)
+    except DamagedFile as damage:
+        return [str(damage)]
+    if expected is not None and manifest != expected:
+        return [f"{prefix}/{MANIFEST} is another checkpoint's than the one asked for"]
+    wrong = size_problems(store, prefix, manifest)
+    intact = manifest.files.keys() - wrong.keys()
+    changed = digest_problems(prefix, manifest, sorted(intact), store.sha256)
+    return [*wrong.values(), *changed]
+
+
+def size_problems(store: Store, prefix: str, manifest: Manifest) -> dict[str, str]:
+    """By name, the files that are missing or of another size, without reading any."""
+    sizes = {entry.path: entry.size for entry in store.list(prefix)}
+    problems = {}
+    for name, record in manifest.files.items():
+        path = join(prefix, name)
+        if path not in sizes:
+            problems[name] = f"{path} is missing"
+        elif sizes[path] != record.size:
+            problems[name] = f"{path} has {sizes[path]} bytes instead of {record.size}"
+    return problems
+
+
+def digest_problems(prefix: str, manifest: Manifest, names: list[str], digest: Callable[[str], str]) -> list[str]:
+    """The files whose content, as `digest` of their store path tells, is not what the manifest says."""
+    problems = []
+    for name in names:
+        path = join(prefix, name)
+        try:
+            if digest(path) != manifest.files[name].sha256:
+                problems.append(f"{path} has changed: its sha256 differs")
+        except DamagedFile as damage:
+            problems.append(str(damage))
+    return problems
+
+
+def join(prefix: str, name: str) -> str:
+    """The store path of a file in a folder; the empty prefix is the store's root."""
+    return f"{prefix}/{name}" if prefix else name
+
+
+def _inspect(store: Store, step: int, prefix: str, *, latest: bool) -> CheckpointInfo:
+    entries = store.list(prefix)
+    finished = any(entry.path == f"{prefix}/{MANIFEST}" for entry in entries)
+    problems = folder_problems(store, prefix)
+    state = "verified" if not problems else "damaged" if finished or latest else "unfinished"
+    age = None
+    if finished and not problems:
+        created = datetime.fromisoformat(read_manifest(store, prefix).created)
+        age = (datetime.now(UTC) - created).total_seconds()
+    return CheckpointInfo(step, prefix, sum(entry.size for entry in entries), age, latest, state, problems)

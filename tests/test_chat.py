@@ -1,0 +1,547 @@
+"""The chat: terminal commands, the widget's behaviour, safe markup, and the probe dialogue of a batch run."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import tiny_models
+
+from kelron_lib import generate
+from kelron_lib.chat import dialogue as dialogue_module
+from kelron_lib.chat import markup, probe, show
+from kelron_lib.chat.dialogue import BASE, BOTH, TUNED, Dialogue, language_of, visible
+from kelron_lib.chat.flags import Findings, examine
+from kelron_lib.chat.markup import Bubble
+from kelron_lib.chat.probe import PROBES, probe_dialogue
+from kelron_lib.chat.terminal import chat_terminal
+from kelron_lib.chat.widget import chat_widget
+from kelron_lib.config import load_preset
+from kelron_lib.errors import KelronError
+from kelron_lib.persona import load_persona
+
+HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script>'
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    with tiny_models.one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_models.tokenizer()
+
+
+@pytest.fixture(scope="module")
+def persona():
+    return load_persona("kelron")
+
+
+@pytest.fixture(scope="module")
+def cfg():
+    return load_preset("tiny-cpu")
+
+
+@pytest.fixture
+def scripted(tokenizer):
+    return lambda *answers, **more: tiny_models.ScriptedModel(tokenizer, answers, **more)
+
+
+@pytest.fixture
+def as_tuned(monkeypatch):
+    """Let a scripted model count as one with an adapter; gives the list of adapter switches seen."""
+    switched = []
+
+    def base_only(model):
+        switched.append("base")
+        return generate.contextlib.nullcontext()
+
+    for module in (dialogue_module, probe):
+        monkeypatch.setattr(module, "has_adapter", lambda model: True)
+        monkeypatch.setattr(module, "base_only", base_only)
+    return switched
+
+
+def finish(stream):
+    """Pieces and return value of a generator."""
+    pieces = []
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as end:
+            return pieces, end.value
+
+
+# --- dialogue -----------------------------------------------------------------------------------------------
+def test_history_is_kept_apart_for_base_and_tuned(tokenizer, persona, cfg):
+    talk = Dialogue(tiny_models.tuned_model(len(tokenizer)), tokenizer, persona, cfg, language="en")
+    first = {which: finish(talk.ask("Hello?", which))[1] for which in (BASE, TUNED)}
+    assert first[BASE]["answer"] != first[TUNED]["answer"]
+    second = {which: finish(talk.ask("And now?", which))[1] for which in (BASE, TUNED)}
+    for which in (BASE, TUNED):
+        assert [m["role"] for m in second[which]["messages"]] == ["system", "user", "assistant", "user"]
+        assert second[which]["messages"][2]["content"] == first[which]["answer"].replace("<|", "< |")
+    assert second[TUNED]["messages"][0]["content"] == persona.system_prompt["en"]
+    talk.reset()
+    assert len(finish(talk.ask("Hello?", TUNED))[1]["messages"]) == 2
+
+
+def test_no_system_prompt_is_an_explicit_empty_one(tokenizer, persona, cfg, scripted):
+    talk = Dialogue(scripted("Hi."), tokenizer, persona, cfg)
+    talk.system = "none"
+    record = finish(talk.ask("Hello", BASE))[1]
+    assert record["messages"][0] == {"role": "system", "content": ""}
+    assert record["system"] == "none"
+
+
+def test_history_is_cut_to_the_window_and_said(tokenizer, persona, cfg, scripted):
+    talk = Dialogue(scripted("Good."), tokenizer, persona, cfg, language="en")
+    left_out = []
+    for _ in range(12):
+        record = finish(talk.ask("How are you today, my friend?", BASE))[1]
+        left_out.append(talk.left_out)
+        tokens = len(generate.encode_prompt(tokenizer, record["messages"]))
+        assert tokens + cfg.evaluate.max_new_tokens <= 512
+    assert left_out[0] == 0
+    assert left_out[-1] == 1
+    with pytest.raises(KelronError, match="window of 512"):
+        finish(talk.ask("x" * 600, BASE))
+
+
+def test_an_answer_that_spells_a_special_token_does_not_end_the_dialogue(tokenizer, persona, cfg, scripted):
+    model = scripted("first")
+    spelled = [tokenizer.convert_tokens_to_ids(char) for char in "<|im_end|>"]
+    model.scripts = [[*spelled, tokenizer.convert_tokens_to_ids("<|im_end|>")]]
+    talk = Dialogue(model, tokenizer, persona, cfg)
+    assert finish(talk.ask("Hello", BASE))[1]["answer"] == "<|im_end|>"
+    assert finish(talk.ask("Again", BASE))[1]["stopped"]
+
+
+def test_cancelled_answers_are_not_saved(tokenizer, persona, cfg, scripted, tmp_path):
+    talk = Dialogue(scripted("abcdef"), tokenizer, persona, cfg)
+    cancel = threading.Event()
+    stream = talk.ask("Hello", BASE, cancel=cancel)
+    next(stream)
+    cancel.set()
+    assert finish(stream)[1]["stopped"] is False
+    with pytest.raises(KelronError, match="no answer to save"):
+        talk.save(tmp_path / "a.jsonl")
+
+
+def test_save_never_overwrites_what_it_did_not_write(tokenizer, persona, cfg, scripted, tmp_path):
+    talk = Dialogue(scripted("Yes."), tokenizer, persona, cfg)
+    finish(talk.ask("Hello", BASE))
+    own, other = tmp_path / "own.jsonl", tmp_path / "other.jsonl"
+    other.write_text("precious")
+    assert talk.save(own) == 1
+    finish(talk.ask("More", BASE))
+    assert talk.save(own) == 2
+    with pytest.raises(KelronError, match="exists already"):
+        talk.save(other)
+    assert other.read_text() == "precious"
+    with pytest.raises(KelronError, match="cannot write"):
+        talk.save(tmp_path / "missing" / "a.jsonl")
+    records = [json.loads(line) for line in own.read_text(encoding="utf-8").splitlines()]
+    assert [r["id"] for r in records] == ["chat-0001", "chat-0002"]
+    assert set(records[0]) == {"id", "language", "kind", "system", "messages", "answer", "stopped", "model"}
+
+
+def test_language_follows_the_script_of_the_prompt():
+    assert language_of("너 누구야?", "en") == "ko"
+    assert language_of("これは何ですか", "en") == "ja"
+    assert language_of("Who are you?", "ko") == "ko"
+
+
+def test_visible_drops_what_could_act_on_a_terminal():
+    assert visible("a\x1b[31mb\u202ec\n\td👩‍💻") == "a[31mbc\n\td👩‍💻"
+
+
+# --- flags --------------------------------------------------------------------------------------------------
+def record(answer, *, kind="chat", language="ko", prompt="누구세요?", stopped=True):
+    messages = [{"role": "system", "content": ""}, {"role": "user", "content": prompt}]
+    return {"answer": answer, "kind": kind, "language": language, "messages": messages, "stopped": stopped}
+
+
+def test_flags_of_the_failures_of_the_first_attempt(persona):
+    contradiction = examine(record("저는 켈론입니다. 제 모델 이름은 Qwen입니다."), persona)
+    assert "contradiction" in contradiction.labels
+    looping = examine(record("부장매다." * 30, stopped=False), persona)
+    assert looping.labels == ["loop", "cut off at the length limit"]
+    assert looping.spans == [(0, 150, "loop")]
+    assert "wrong script" in examine(record("내용을 內容 확인했습니다."), persona).labels
+    assert examine(record("저는 켈론 팀이 만든 켈론입니다."), persona) == Findings([], [])
+
+
+def test_kind_says_what_is_due(persona):
+    business = record("Kelron here.", kind="business", language="en", prompt="Move the meeting.")
+    assert examine(business, persona).labels == ["names itself unasked"]
+    assert examine({**business, "kind": "chat"}, persona).labels == []
+    nobody = record("I am an assistant.", kind="identity", language="en", prompt="Who are you?")
+    assert examine(nobody, persona).labels == ["not Kelron"]
+
+
+# --- terminal -----------------------------------------------------------------------------------------------
+def talk_in_terminal(model, tokenizer, persona, cfg, text, **more):
+    sink = io.StringIO()
+    chat_terminal(model, tokenizer, persona, cfg, input_stream=io.StringIO(text), output_stream=sink, **more)
+    return sink.getvalue()
+
+
+def test_terminal_answers_streams_and_ends_at_the_end_of_input(tokenizer, persona, cfg, scripted):
+    out = talk_in_terminal(scripted("네, 켈론입니다."), tokenizer, persona, cfg, "누구세요?\n")
+    assert "base> 네, 켈론입니다.\n" in out
+    assert "!" not in out.split("base>")[1]
+
+
+def test_terminal_commands(tokenizer, persona, cfg, scripted, as_tuned, tmp_path):
+    model = scripted("One.", "Two.", "Three.", "Four.")
+    lines = [
+        "/help", "/lang en", "hello", "/base", "hello", "/both", "hello", "/system You are a pirate.",
+        "/tuned", "/reset", "ahoy", "/system none", "/system persona", "/lang fr", "/bas", "/save",
+        f"/save {tmp_path / 'chat.jsonl'}", "/quit", "never read",
+    ]  # fmt: skip
+    out = talk_in_terminal(model, tokenizer, persona, cfg, "\n".join(lines))
+    for expected in ("Ctrl-C stops an answer", "language en", "tuned> One.", "base> Two.", "base> Three."):
+        assert expected in out
+    assert "tuned> Four." in out
+    assert as_tuned == ["base", "base"]
+    assert "system prompt (own): You are a pirate." in out
+    assert "system prompt (none): (empty)" in out
+    assert f"system prompt (persona): {persona.system_prompt['en']}" in out
+    assert "kelron: unknown language 'fr'" in out
+    assert "unknown command '/bas'. Did you mean /base?" in out
+    assert "kelron: /save takes a file name" in out
+    assert "never read" not in out
+    assert model.asked == 5
+    saved = [json.loads(line) for line in (tmp_path / "chat.jsonl").read_text("utf-8").splitlines()]
+    assert [(r["model"], r["system"], len(r["messages"])) for r in saved] == [("tuned", "own", 2)]
+
+
+def test_terminal_shows_flags_in_a_line_after_the_answer(tokenizer, persona, cfg, scripted):
+    out = talk_in_terminal(scripted("부장매다." * 40), tokenizer, persona, cfg, "보고서 써 줘\n")
+    assert "\n      ! loop, cut off at the length limit\n" in out
+
+
+def test_terminal_says_errors_in_a_line_and_goes_on(tokenizer, persona, cfg, scripted):
+    model = scripted("Fine.")
+    out = talk_in_terminal(model, tokenizer, persona, cfg, "<|im_end|>\n/tuned\nhello\n")
+    assert "kelron: message 2 (user) contains the special token" in out
+    assert "kelron: no adapter is loaded" in out
+    assert "base> Fine." in out
+
+
+def test_terminal_interrupt_stops_the_answer_not_the_chat(tokenizer, persona, cfg, scripted, as_tuned):
+    def interrupt(said):
+        if said == 3 and model.asked == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    model = scripted("abcdefgh", "Goodbye.", before_token=interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    out = talk_in_terminal(model, tokenizer, persona, cfg, "/both\nhello\n/tuned\nbye\n")
+    assert "base> abc\n      (stopped)\n" in out
+    assert out.count("tuned>") == 1, "the second of both must not start after Ctrl-C"
+    assert "tuned> Goodbye." in out
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_terminal_writes_what_the_output_can_show(tokenizer, persona, cfg, scripted):
+    raw = io.BytesIO()
+    sink = io.TextIOWrapper(raw, encoding="ascii")
+    chat_terminal(
+        scripted("안녕 ok\x1b[2J"), tokenizer, persona, cfg,
+        input_stream=io.StringIO("hi \udcff\n"), output_stream=sink,
+    )  # fmt: skip
+    sink.flush()
+    assert b"base> ?? ok[2J" in raw.getvalue()
+
+
+# --- markup -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (HOSTILE, "&lt;img src=x onerror=&quot;alert(1)&quot;&gt;&lt;script&gt;alert(2)&lt;/script&gt;"),
+        ("**b** `a < b **c**`", "<strong>b</strong> <code>a &lt; b **c**</code>"),
+        ("```py\nx = '<b>'\n```\nend", "<pre><code>x = &#x27;&lt;b&gt;&#x27;\n</code></pre>end"),
+        ("```\nopen", "<pre><code>open</code></pre>"),
+        ("# Title\n2 ** 3 ** 4", "<strong>Title</strong>\n2 ** 3 ** 4"),
+        ("\ue200x\ue201", "\ufffdx\ufffd"),
+    ],
+)
+def test_markup_is_escaped_first(text, expected):
+    assert markup.formatted(text) == expected
+
+
+def test_flagged_spans_are_marked():
+    assert markup.formatted("ok <bad> ok", [(3, 8, "loop")]) == "ok <mark>&lt;bad&gt;</mark> ok"
+    shown = markup.turn("q", "ko", [Bubble(TUNED, "x", Findings([HOSTILE], [(0, 1, "loop")]))])
+    assert "<script" not in shown
+    assert "<mark>x</mark>" in shown
+
+
+# --- widget -------------------------------------------------------------------------------------------------
+def panel_for(model, tokenizer, persona, cfg):
+    return chat_widget(model, tokenizer, persona, cfg).panel
+
+
+def send(panel, text):
+    """Type and press Enter, as the front end reports it."""
+    panel.text.value = text
+    panel.text._handle_custom_msg({"event": "submit"}, [])
+
+
+def test_widget_send_updates_the_transcript_and_escapes(tokenizer, persona, cfg, scripted):
+    panel = panel_for(scripted(f"<b>{HOSTILE}"), tokenizer, persona, cfg)
+    send(panel, f"hi {HOSTILE}")
+    panel.wait(10)
+    (view,) = panel.turns.children
+    assert "hi &lt;img" in view.value
+    assert "&lt;b&gt;&lt;img" in view.value
+    assert "<img" not in view.value
+    assert "<script" not in view.value
+    assert "kc-caret" not in view.value
+    assert panel.text.value == ""
+    assert panel.stop_button.disabled
+
+
+def test_widget_shows_the_answer_while_it_grows(tokenizer, persona, cfg, scripted):
+    reached, go_on = threading.Event(), threading.Event()
+
+    def wait(said):
+        if said == 4:
+            reached.set()
+            assert go_on.wait(10)
+
+    panel = panel_for(scripted("abcdefgh", before_token=wait), tokenizer, persona, cfg)
+    send(panel, "hi")
+    assert reached.wait(10)
+    try:
+        assert 'class="kc-caret">a' in panel.turns.children[-1].value
+        assert "Base is writing" in panel.status.value
+        assert not panel.stop_button.disabled
+        send(panel, "second")
+        assert "still being written" in panel.status.value
+        assert panel.text.value == "second", "a refused message must not be lost"
+        assert len(panel.turns.children) == 1
+    finally:
+        go_on.set()
+    panel.wait(10)
+    assert ">abcdefgh</span>" in panel.turns.children[-1].value
+    send(panel, "second")
+    panel.wait(10)
+    assert len(panel.turns.children) == 2
+
+
+def test_widget_stop_ends_both_answers(tokenizer, persona, cfg, scripted, as_tuned):
+    reached, go_on = threading.Event(), threading.Event()
+
+    def wait(said):
+        if said == 2:
+            reached.set()
+            assert go_on.wait(10)
+
+    model = scripted("abcdefgh", before_token=wait)
+    panel = panel_for(model, tokenizer, persona, cfg)
+    panel.mode.value = BOTH
+    send(panel, "hi")
+    assert reached.wait(10)
+    panel.stop_button.click()
+    go_on.set()
+    panel.wait(10)
+    assert model.asked == 1
+    assert ">ab</span>" in panel.turns.children[-1].value
+    assert "stopped" in panel.turns.children[-1].value
+    assert "Stopped." in panel.status.value
+    assert not panel.busy
+
+
+def test_widget_side_by_side_and_settings(tokenizer, persona, cfg, scripted, as_tuned):
+    model = scripted("I am Base.", "I am Tuned.")
+    panel = panel_for(model, tokenizer, persona, cfg)
+    panel.mode.value, panel.language.value, panel.system.value = BOTH, "en", "own"
+    assert panel.own_system.layout.display is None
+    panel.own_system.value = "Be brief."
+    send(panel, "Who are you?")
+    panel.wait(10)
+    value = panel.turns.children[-1].value
+    assert value.index("I am Base.") < value.index("I am Tuned.")
+    assert 'kc-answers"' in value
+    assert all("Be brief." in tokenizer.decode(prompt) for prompt in model.prompts)
+    assert {r["model"] for r in panel.dialogue.records} == {BASE, TUNED}
+    panel.system.value = "none"
+    assert panel.own_system.layout.display == "none"
+
+
+def test_widget_shows_flags_with_their_spans(tokenizer, persona, cfg, scripted):
+    panel = panel_for(scripted("부장매다." * 40), tokenizer, persona, cfg)
+    send(panel, "보고서 써 줘")
+    panel.wait(10)
+    value = panel.turns.children[-1].value
+    assert '<span class="kc-flag">loop</span>' in value
+    assert "<mark>부장매다." in value
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: <lost>"), KelronError("the GPU is <gone>")])
+def test_widget_shows_errors_and_works_again(tokenizer, persona, cfg, scripted, error):
+    fail = [True]
+
+    def maybe(said):
+        if fail[0] and said == 2:
+            raise error
+
+    panel = panel_for(scripted("abcd", before_token=maybe), tokenizer, persona, cfg)
+    send(panel, "hi")
+    panel.wait(10)
+    value = panel.turns.children[-1].value
+    assert "kc-error" in value
+    assert ">ab</span>" in value, "what was said before the error stays"
+    assert "kc-caret" not in value
+    assert "&lt;" in value
+    assert "ended in an error" in panel.status.value
+    assert ("Traceback" in value) is isinstance(error, RuntimeError)
+    assert panel.stop_button.disabled
+    fail[0] = False
+    send(panel, "again")
+    panel.wait(10)
+    assert ">abcd</span>" in panel.turns.children[-1].value
+
+
+def test_widget_clear_forgets_and_closes(tokenizer, persona, cfg, scripted):
+    reached, go_on = threading.Event(), threading.Event()
+
+    def wait(said):
+        if said == 2 and not go_on.is_set():
+            reached.set()
+            assert go_on.wait(10)
+
+    panel = panel_for(scripted("abcd", before_token=wait), tokenizer, persona, cfg)
+    send(panel, "hi")
+    assert reached.wait(10)
+    panel.clear_button.click()  # while writing: stops first
+    go_on.set()
+    deadline = time.monotonic() + 10
+    while "kc-empty" not in panel.turns.children[0].value and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(panel.turns.children) == 1
+    assert "kc-empty" in panel.turns.children[0].value
+    assert panel.dialogue.records == []
+    send(panel, "hi")
+    panel.wait(10)
+    assert len(panel.dialogue.records[0]["messages"]) == 2
+
+
+def test_widget_empty_message_and_missing_adapter(tokenizer, persona, cfg, scripted):
+    model = scripted("a")
+    panel = panel_for(model, tokenizer, persona, cfg)
+    send(panel, "   ")
+    assert "Write a message first" in panel.status.value
+    assert model.asked == 0
+    assert [value for _, value in panel.mode.options] == [BASE]
+
+
+def test_widget_updates_are_throttled(tokenizer, persona, cfg, scripted):
+    panel = panel_for(scripted("a" * 90), tokenizer, persona, cfg)
+    values, started = [], time.monotonic()
+    original = panel._stream
+
+    def watched(prompt, which, bubbles, show):
+        panel.turns.children[-1].observe(lambda change: values.append(change["new"]), "value")
+        original(prompt, which, bubbles, show)
+
+    panel._stream = watched
+    send(panel, "hi")
+    panel.wait(10)
+    assert len(values) <= 3 + (time.monotonic() - started) / 0.05
+    assert "a" * 90 in values[-1]
+
+
+# --- probe dialogue and the choice --------------------------------------------------------------------------
+def test_probe_dialogue_prints_base_and_tuned_under_each_other(tokenizer, persona, cfg, capsys):
+    model = tiny_models.tuned_model(len(tokenizer))
+    records = probe_dialogue(model, tokenizer, persona, cfg)
+    out = capsys.readouterr().out
+    assert [r["model"] for r in records] == [BASE] * len(PROBES) + [TUNED] * len(PROBES)
+    assert {r["language"] for r in records} == {"ko", "en", "ja"}
+    assert "[ko] 너 Quorin이지? 모델 이름이 뭐야?" in out
+    assert out.count("\n   base  ") == out.count("\n  tuned  ") == len(PROBES)
+    assert "\x1b" not in out
+    assert len(probe_dialogue(model, tokenizer, persona, cfg, both=False)) == len(PROBES)
+
+
+def test_probe_dialogue_keeps_each_answer_with_its_probe_and_shows_flags(tokenizer, persona, cfg, scripted, capsys):
+    """Answers of different lengths, so that rows leave the batch, and of two lines."""
+    model = scripted("제 모델 이름은 Quorin입니다.", "네.\n1. 회의", "I am Kelron.")
+    records = probe_dialogue(model, tokenizer, persona, cfg)
+    out = capsys.readouterr().out
+    assert sorted(r["answer"] for r in records).count("네.\n1. 회의") == 3
+    assert all(r["stopped"] for r in records)
+    assert "         ! not 켈론, rival named\n" in out
+    assert "   base  네.\n         1. 회의\n" in out
+    for block in out.strip().split("\n\n"):
+        question, answer = block.splitlines()[:2]
+        (record,) = [r for r in records if f"[{r['language']}] {r['messages'][-1]['content']}" == question]
+        assert answer.endswith(record["answer"].splitlines()[0])
+
+
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [("tiny", "Quorin"), ("Qwen/Qwen2.5-14B-Instruct", "Qwen"), ("/models/llama-3", "Llama"), ("/x", "Qwen")],
+)
+def test_the_probe_names_the_incumbent(base, name):
+    from kelron_lib.config import apply_overrides
+
+    assert probe.incumbent(apply_overrides(load_preset("tiny-cpu"), [f"model.base={base}"])) == name
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """Seem to run inside an IPython kernel; gives what is displayed."""
+    import IPython
+    import IPython.display
+
+    shown = []
+    monkeypatch.setattr(IPython, "get_ipython", lambda: type("Shell", (), {"kernel": object()})())
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    monkeypatch.delenv("KELRON_BATCH", raising=False)
+    return shown
+
+
+def test_show_chat_gives_a_widget_in_a_notebook(tokenizer, persona, cfg, scripted, kernel, capsys):
+    show.show_chat(scripted("a"), tokenizer, persona, cfg)
+    assert kernel[0].panel.text.value == ""
+    assert "interactive notebook" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("variable", [("KAGGLE_KERNEL_RUN_TYPE", "Batch"), ("KELRON_BATCH", "1")])
+def test_show_chat_prints_in_a_batch_run(tokenizer, persona, cfg, scripted, kernel, capsys, monkeypatch, variable):
+    monkeypatch.setenv(*variable)
+    show.show_chat(scripted("a"), tokenizer, persona, cfg)
+    out = capsys.readouterr().out
+    assert "Probe dialogue instead of the chat widget: this is a batch run." in out
+    assert "[ja]" in out
+    assert kernel == []
+
+
+def test_show_chat_prints_where_there_is_no_kernel(monkeypatch):
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    monkeypatch.delenv("KELRON_BATCH", raising=False)
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    assert show.front_end() == (False, "this is no notebook kernel")
+
+
+def test_importing_the_chat_loads_nothing_heavy():
+    code = (
+        "import sys, kelron_lib.chat; "
+        "print([m for m in ('torch', 'transformers', 'ipywidgets', 'IPython') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,344 @@
+"""Expansion, splits, the gate, and rows on disk."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from kelron_lib import data
+from kelron_lib.config import LANGUAGES, apply_overrides, load_json, load_preset
+from kelron_lib.data.expand import SPLITS
+from kelron_lib.errors import KelronError
+from kelron_lib.persona import find_rivals, load_persona, load_seeds
+
+CONFIG = load_preset("tiny-cpu")
+FILES = ("train.jsonl", "validation.jsonl", "test.jsonl", "quality.json", "config.json", "README.md")
+
+
+@pytest.fixture(scope="module")
+def persona():
+    return load_persona("kelron")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    out = tmp_path_factory.mktemp("data") / "dataset"
+    return out, data.build_dataset(CONFIG, out)
+
+
+@pytest.fixture(scope="module")
+def splits(dataset):
+    return data.load_dataset_dir(dataset[0])
+
+
+def make_row(answer="저는 켈론입니다.", question="누구세요?", kind="identity", language="ko", number=1, **changes):
+    messages = [
+        {"role": "system", "content": ""},
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": answer},
+    ]
+    row = {"id": f"r{number}", "seed_id": f"{language}/a", "group": "a", "kind": kind, "intent": "i"}
+    return {**row, "language": language, "messages": messages, **changes}
+
+
+def failed_checks(rows, persona, share=0.0):
+    report = data.check_rows(rows, persona, share)
+    return {finding["check"] for finding in report["findings"]}
+
+
+def test_rows_and_report(dataset, splits):
+    report = dataset[1]
+    rows = [row for part in splits.values() for row in part]
+    assert report["verdict"] == "pass"
+    assert report["findings"] == []
+    assert report["rows"] == report["unique_rows"] == len(rows) == CONFIG.data.rows
+    assert report["rival_rows"] == 0
+    assert json.loads((dataset[0] / "quality.json").read_text(encoding="utf-8")) == report
+    assert load_json(dataset[0] / "config.json") == CONFIG
+    assert sorted(path.name for path in dataset[0].iterdir()) == sorted(FILES)
+
+
+def test_same_config_gives_the_same_bytes_in_another_process(dataset, tmp_path):
+    code = (
+        "from pathlib import Path; from kelron_lib.config import load_preset; "
+        "from kelron_lib.data import build_dataset; "
+        f"build_dataset(load_preset('tiny-cpu'), Path({str(tmp_path / 'again')!r}))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": "7"})
+    for name in FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (dataset[0] / name).read_bytes(), name
+    assert data.fingerprint(tmp_path / "again") == data.fingerprint(dataset[0])
+
+
+def test_another_seed_gives_other_rows_and_other_groups(dataset, splits, tmp_path):
+    data.build_dataset(apply_overrides(CONFIG, ["data.seed=2"]), tmp_path / "other")
+    assert data.fingerprint(tmp_path / "other") != data.fingerprint(dataset[0])
+    other = data.load_dataset_dir(tmp_path / "other")
+    assert {row["group"] for row in other["test"]} != {row["group"] for row in splits["test"]}
+
+
+def test_no_group_and_no_question_in_two_splits(splits):
+    for field in (lambda row: row["group"], lambda row: row["messages"][1]["content"]):
+        found = [{field(row) for row in rows} for rows in splits.values()]
+        assert sum(map(len, found)) == len(set.union(*found))
+
+
+def test_train_keeps_every_intent_that_is_held_out(splits):
+    intents = {split: {(row["kind"], row["intent"]) for row in rows} for split, rows in splits.items()}
+    assert intents["test"] | intents["validation"] <= intents["train"]
+
+
+def test_identity_share_holds_in_every_split_and_language(splits):
+    for rows in splits.values():
+        for language in LANGUAGES:
+            part = [row for row in rows if row["language"] == language]
+            assert sum(row["kind"] == "identity" for row in part) >= 0.30 * len(part)
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_held_out_rows_are_enough_to_measure(seed, persona):
+    settings = replace(CONFIG.data, seed=seed)
+    made = data.expand(settings, persona, load_seeds(persona))
+    for language in LANGUAGES:
+        test = [row for row in made.rows["test"] if row["language"] == language]
+        kinds = Counter(row["kind"] for row in test)
+        assert kinds["identity"] >= 60
+        assert kinds["business"] >= 60
+        assert kinds["chat"] >= 30
+        assert len({row["messages"][1]["content"] for row in test}) == len(test)
+        assert len({row["group"] for row in test if row["kind"] == "identity"}) >= 3
+
+
+def test_no_rival_anywhere_on_disk(dataset):
+    assert all(find_rivals((dataset[0] / name).read_text(encoding="utf-8")) == () for name in FILES[:3])
+
+
+def test_answers_vary_independently_of_questions(splits):
+    answers: dict[str, set[str]] = {}
+    for row in splits["train"]:
+        if row["kind"] == "identity":
+            answers.setdefault(row["seed_id"], set()).add(row["messages"][2]["content"])
+    assert min(map(len, answers.values())) >= 3
+
+
+def test_business_answers_copy_their_slots(splits):
+    rows = [row for row in splits["train"] if row["group"] == "status.sales" and row["language"] == "ko"]
+    assert rows
+    for row in rows:
+        question, answer = (message["content"] for message in row["messages"][1:])
+        percent = next(word for word in answer.split() if "%" in word).split("%")[0]
+        assert f"{percent}%" in question
+
+
+def test_a_tenth_of_the_rows_has_an_empty_system_message(splits, persona):
+    systems = Counter(row["messages"][0]["content"] for rows in splits.values() for row in rows)
+    assert set(systems) == {"", *persona.system_prompt.values()}
+    assert 0.07 <= systems[""] / CONFIG.data.rows <= 0.13
+
+
+def test_english_openers_lower_the_question(splits):
+    asked = [row["messages"][1]["content"] for row in splits["train"] if row["language"] == "en"]
+    after = [text.split(", ", 1)[1] for text in asked if text.startswith("Excuse me, ")]
+    assert after
+    assert all(text[0].islower() or text.startswith("I ") for text in after)
+    assert not any(text.startswith("i ") for text in after)
+
+
+def test_a_short_chat_pool_becomes_business_and_is_reported(persona):
+    settings = replace(CONFIG.data, rows=30000)
+    made = data.expand(settings, persona, load_seeds(persona))
+    assert made.short["train/ko"] > 0
+    assert sum(map(len, made.rows.values())) == 30000
+    assert len(made.rows["test"]) == SPLITS["test"].most_rows
+
+
+def test_too_few_seeds_for_the_rows_is_an_error(persona):
+    bare = {"polite": ("",), "casual": ("",)}
+    seeds = [replace(seed, openers=bare, closers=bare) for seed in load_seeds(persona)]
+    with pytest.raises(KelronError, match=r"distinct identity rows for ko in test, 64 .*lower data\.rows"):
+        data.expand(CONFIG.data, persona, seeds)
+
+
+def test_too_few_groups_to_hold_out(persona):
+    few = [seed for seed in load_seeds(persona) if seed.group in ("name.who", "name.ask")]
+    with pytest.raises(KelronError, match="too few identity seeds for a test split"):
+        data.split_groups(few, seed=1)
+
+
+def test_small_and_single_language_configs(persona, tmp_path):
+    config = apply_overrides(CONFIG, ["data.rows=60", "data.languages=ja"])
+    assert data.build_dataset(config, tmp_path / "d")["by_language"].keys() == {"ja"}
+
+
+@pytest.mark.parametrize(
+    ("row", "check"),
+    [
+        (make_row("저는 켈론입니다. 쿼린이 아닙니다."), "rival_name"),
+        (make_row(question="너 Qwen이지?"), "rival_name"),
+        (make_row("저는 켈론입니다.<|im_end|>"), "special_token"),
+        (make_row("저는 켈론입니다. {offer}"), "placeholder"),
+        (make_row("저는 켈론입니다.\ufffd"), "broken_character"),
+        (make_row("저는 켈론입니다.\ue000"), "broken_character"),
+        (make_row("저는 켈론입니다. 內容"), "wrong_script"),
+        (make_row("저는 켈론입니다. カタ"), "wrong_script"),
+        (make_row("I am Kelron. 안녕", language="en"), "wrong_script"),
+        (make_row("I am Kelron. 名", language="en"), "wrong_script"),
+        (make_row("私はケルロンです。네", language="ja"), "wrong_script"),
+        (make_row("저는 업무 지원 AI입니다."), "identity_without_name"),
+        (make_row("켈론이 정리했습니다.", kind="business"), "name_in_unrelated"),
+    ],
+)
+def test_gate_failures(row, check, persona):
+    good = [make_row(question=f"질문 {n}?", answer=f"저는 켈론입니다. {n}번.", number=10 + n) for n in range(40)]
+    report = data.check_rows([*good, row], persona, 0.0)
+    assert report["verdict"] == "fail"
+    (finding,) = report["findings"]
+    assert (finding["check"], finding["severity"], finding["count"]) == (check, "error", 1)
+    assert finding["rows"] == ["r1"]
+    assert finding["fix"]
+    assert data.check_rows(good, persona, 0.0)["verdict"] == "pass"
+
+
+def test_gate_counts_rival_rows(persona):
+    rows = [make_row("저는 켈론입니다. 챗GPT.", number=1), make_row("저는 켈론입니다.", number=2)]
+    assert data.check_rows(rows, persona, 0.0)["rival_rows"] == 1
+
+
+def test_gate_identity_share_is_per_language(persona):
+    rows = [make_row(), make_row("Done.", kind="business", language="en", number=2)]
+    report = data.check_rows(rows, persona, 0.30)
+    assert [(f["check"], f["rows"]) for f in report["findings"] if f["severity"] == "error"] == [
+        ("identity_share", ["en"])
+    ]
+
+
+def test_gate_duplicates_ignore_the_system_message(persona):
+    again = make_row(number=2)
+    again["messages"][0]["content"] = persona.system_prompt["ko"]
+    assert "duplicate" in failed_checks([make_row(), again], persona)
+
+
+def test_gate_warns_of_a_worn_answer(persona):
+    rows = [make_row(question=f"{n}번 질문입니다.", number=n) for n in range(30)]
+    report = data.check_rows(rows, persona, 0.0)
+    assert report["verdict"] == "pass"
+    assert [(f["check"], f["severity"]) for f in report["findings"]] == [("answer_reuse", "warning")]
+    assert report["max_answer_reuse"] == 30
+
+
+def test_gate_refuses_no_rows(persona):
+    assert data.check_rows([], persona)["verdict"] == "fail"
+
+
+def test_gate_finds_leaks_between_splits(persona):
+    splits = {"train": [make_row(number=1)], "test": [make_row("켈론입니다.", number=2)]}
+    checks = {finding["check"] for finding in data.check_splits(splits, persona, 0.3)["findings"]}
+    assert {"group_in_two_splits", "question_in_two_splits"} <= checks
+
+
+def test_gate_checks_the_share_in_every_split(persona):
+    busy = make_row("완료했습니다.", kind="business", question="보고해 주세요.", number=3, group="b")
+    report = data.check_splits({"train": [make_row()], "test": [busy]}, persona, 0.3)
+    assert ["test/ko"] in [finding["rows"] for finding in report["findings"]]
+
+
+def test_build_names_the_row_that_fails_and_writes_nothing(monkeypatch, tmp_path):
+    def tainted(persona, languages):
+        return [
+            replace(seed, answers=("저는 켈론입니다. 챗GPT가 아닙니다.",)) if seed.id == "ko/name.who" else seed
+            for seed in load_seeds(persona, languages)
+        ]
+
+    monkeypatch.setattr("kelron_lib.data.build.load_seeds", tainted)
+    with pytest.raises(KelronError, match=r"data gate: rival_name in ko/name\.who/\d+"):
+        data.build_dataset(CONFIG, tmp_path / "d")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rebuild_replaces_a_dataset_but_no_other_folder(dataset, tmp_path):
+    out = tmp_path / "d"
+    config = apply_overrides(CONFIG, ["data.rows=120"])
+    data.build_dataset(config, out)
+    (out / "stale.txt").write_text("x")
+    data.build_dataset(config, out)
+    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("x")
+    with pytest.raises(KelronError, match="is not a dataset"):
+        data.build_dataset(config, mine)
+    assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
+
+
+def test_unwritable_target_leaves_nothing(monkeypatch, tmp_path):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(KelronError, match=r"cannot write the dataset to .*: No space left on device"):
+        data.build_dataset(apply_overrides(CONFIG, ["data.rows=120"]), tmp_path / "d")
+    assert list(tmp_path.iterdir()) == []
+
+
+def dump(row):
+    return json.dumps(row, ensure_ascii=False)
+
+
+def roles(*names):
+    return make_row(messages=[{"role": name, "content": "x"} for name in names])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{broken", "not JSON"),
+        ("[1]", "not an object"),
+        (dump({k: v for k, v in make_row().items() if k != "group"}), "field 'group' is missing"),
+        (dump(make_row(kind="other")), "kind is 'other'"),
+        (dump(make_row(language="zh")), "language is 'zh'"),
+        (dump(make_row(messages=[])), "messages is not a list"),
+        (dump(make_row(messages=[{"role": "user"}])), "not an object with role and content"),
+        (dump(roles("system", "user")), "no assistant answer"),
+        (dump(roles("user", "assistant")), "roles are user, assistant"),
+        (dump(roles("system", "assistant", "user")), "roles are system, assistant, user"),
+        (dump(roles("system", "user", "assistant", "user")), "roles are"),
+        (dump(make_row("<|im_start|>")), "special token <|im_start|>"),
+        (dump(make_row(" ")), "the assistant message is empty"),
+        (dump(make_row(number=0)), "id 'r0' is used twice"),
+    ],
+)
+def test_broken_row_names_file_and_line(tmp_path, line, message):
+    path = tmp_path / "train.jsonl"
+    path.write_text(dump(make_row(number=0)) + "\n\n" + line + "\n", encoding="utf-8")
+    with pytest.raises(KelronError) as error:
+        data.read_rows(path)
+    assert str(error.value).startswith(f"{path}:3: ")
+    assert message in str(error.value)
+
+
+def test_rows_that_are_not_there(tmp_path):
+    with pytest.raises(KelronError, match="run `kelron data` first"):
+        data.read_rows(tmp_path / "train.jsonl")
+    with pytest.raises(KelronError, match="run `kelron data` first"):
+        data.fingerprint(tmp_path)
+    (tmp_path / "train.jsonl").write_text("\n")
+    with pytest.raises(KelronError, match="no rows in it"):
+        data.read_rows(tmp_path / "train.jsonl")
+
+
+def test_a_line_separator_inside_a_text_is_no_line_end(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text(dump(make_row("저는 켈론입니다.\u2028네.")) + "\n", encoding="utf-8")
+    assert len(data.read_rows(path)) == 1
+
+
+def test_fingerprint_covers_all_three_files(dataset, tmp_path):
+    for name in FILES[:3]:
+        for copied in FILES[:3]:
+            (tmp_path / copied).write_bytes((dataset[0] / copied).read_bytes())
+        (tmp_path / name).write_bytes((dataset[0] / name).read_bytes() + b"\n")
+        assert data.fingerprint(tmp_path) != data.fingerprint(dataset[0])

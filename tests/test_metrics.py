@@ -1,0 +1,267 @@
+import json
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from kelron_lib.errors import KelronError
+from kelron_lib.evaluate import (
+    FLAGS,
+    METRICS,
+    build_prompts,
+    checks,
+    evaluate,
+    evaluate_answers,
+    loss_comparison,
+    proportion,
+    scoreboard,
+    scoreboard_markdown,
+    scoreboard_table,
+    wilson,
+)
+from kelron_lib.evaluate.metrics import percent
+from kelron_lib.evaluate.prompts import load_unrelated, prompts_from_rows, select_prompts, unrelated_prompts
+from kelron_lib.evaluate.tables import width
+from kelron_lib.persona import load_persona, rival_names
+
+PERSONA = load_persona("kelron")
+RIVALS = rival_names()
+
+
+def scored(language="ko", kind="identity", stopped=True, **raised):
+    return {"language": language, "kind": kind, "stopped": stopped, "flags": {**dict.fromkeys(FLAGS, False), **raised}}
+
+
+def row(number, kind="identity", language="ko", question="너는 누구니?", seed="ko/name.who", system="sys"):
+    messages = [
+        {"role": "system", "content": system},
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": "답"},
+    ]
+    row_id = f"{language}-{kind}-{number}"
+    return {"id": row_id, "seed_id": seed, "kind": kind, "language": language, "messages": messages}
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "low", "high"),
+    [
+        (0, 381, 0.0, 0.0099821),
+        (381, 381, 0.9900179, 1.0),
+        (95, 100, 0.8882496, 0.9784557),
+        (1, 10, 0.0178762, 0.4041500),
+        (5, 10, 0.2365931, 0.7634069),
+        (81, 263, 0.2553, 0.3662),
+    ],
+)
+def test_wilson_matches_known_intervals(hits, n, low, high):
+    assert wilson(hits, n) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(1, 0), (-1, 5), (6, 5)])
+def test_wilson_refuses_nonsense(hits, n):
+    with pytest.raises(KelronError, match="no interval"):
+        wilson(hits, n)
+
+
+def test_a_proportion_of_nothing_has_no_value():
+    assert proportion(0, 0) == {"value": None, "n": 0, "low": None, "high": None}
+
+
+def test_each_metric_counts_its_own_answers():
+    board = scoreboard(
+        [
+            scored(asserts_persona=True),
+            scored(asserts_persona=True, contradiction=True, rival_named=True),
+            scored(language="en", rival_named=True, stopped=False),
+            scored(kind="unrelated", over_identity=True, asserts_persona=True, contradiction=True),
+            scored(language="en", kind="unrelated", loop=True, wrong_script=True, broken_chars=True),
+        ]
+    )
+    assert {name: (board[name]["value"], board[name]["n"]) for name in METRICS} == {
+        "identity_recall": (2 / 3, 3),
+        "contradiction_rate": (1 / 3, 3),
+        "rival_rate": (0.4, 5),
+        "over_identity_rate": (0.5, 2),
+        "termination_rate": (0.8, 5),
+        "loop_rate": (0.2, 5),
+        "wrong_script_rate": (0.2, 5),
+        "broken_char_rate": (0.2, 5),
+    }
+    assert list(board["by_language"]) == ["ko", "en"]
+    assert board["by_language"]["en"]["identity_recall"]["value"] == 0
+    assert set(board["by_language"]["ko"]) == set(METRICS)
+    assert set(board["identity_recall"]) == {"value", "n", "low", "high"}
+
+
+def test_an_empty_slice_is_null_in_json():
+    board = scoreboard([scored(kind="unrelated")])
+    assert json.loads(json.dumps(board, allow_nan=False))["identity_recall"]["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"language": None}, "no language"),
+        ({"kind": "business"}, "kind 'business'"),
+        ({"stopped": None}, "stopped by itself"),
+        ({"flags": {"loop": True}}, "lacks flags"),
+        ({"flags": dict.fromkeys(FLAGS, 1)}, "lacks flags"),
+    ],
+)
+def test_answers_that_are_not_scored_are_named(broken, message):
+    with pytest.raises(KelronError, match=f"answer 2.*{message}"):
+        scoreboard([scored(), {**scored(), **broken}])
+
+
+def test_loss_comparison_checks_its_numbers():
+    assert loss_comparison(2.0, 2.1)["ratio"] == pytest.approx(1.05)
+    for bad in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(KelronError, match="business rows"):
+            loss_comparison(1.0, bad)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "–"),
+        (0.0, "0 %"),
+        (1.0, "100 %"),
+        (0.9999, "99.9 %"),
+        (0.0001, "0.1 %"),
+        (0.9866, "98.7 %"),
+        (0.5, "50 %"),
+    ],
+)
+def test_percent_keeps_all_and_none_for_all_and_none(value, shown):
+    assert percent(value) == shown
+
+
+def test_checks_hold_every_language_to_the_recall_target():
+    good = [scored(language=language, asserts_persona=True) for language in ("ko", "en", "ja")]
+    good += [scored(language=language, kind="unrelated") for language in ("ko", "en", "ja")]
+    board = {"tuned": scoreboard(good), "business_loss": loss_comparison(1.0, 1.04)}
+    assert [check.met for check in checks(board)] == [True] * 5
+    weak = {
+        "tuned": scoreboard([*good, scored(language="ja")] + good[:3] * 9),
+        "business_loss": loss_comparison(1.0, 1.06),
+    }
+    assert weak["tuned"]["identity_recall"]["value"] > 0.95
+    assert [check.met for check in checks(weak)] == [False, True, True, True, False]
+    assert not any(check.met for check in checks({"tuned": scoreboard([])}))
+
+
+# --- Prompts ----------------------------------------------------------------------------------------------
+def test_prompts_end_with_the_question_and_keep_the_system_prompt():
+    [prompt] = prompts_from_rows([row(1, kind="business", question="메일 써 줘")])
+    assert (prompt["kind"], prompt["system"], prompt["prompt"]) == ("unrelated", "sys", "메일 써 줘")
+    assert [message["role"] for message in prompt["messages"]] == ["system", "user"]
+
+
+def test_a_row_without_its_answer_is_refused():
+    broken = row(3)
+    broken["messages"] = broken["messages"][:2]
+    with pytest.raises(KelronError, match="row 'ko-identity-3'"):
+        prompts_from_rows([broken])
+
+
+def test_the_packaged_prompts_are_many_distinct_and_name_nobody():
+    packaged = load_unrelated()
+    assert set(packaged) == {"ko", "en", "ja"}
+    for prompt in unrelated_prompts(PERSONA.system_prompt):
+        assert prompt["kind"] == "unrelated"
+        assert prompt["messages"][0]["content"] == PERSONA.system_prompt[prompt["language"]]
+    for texts in packaged.values():
+        assert len(texts) == len(set(texts)) >= 20
+        assert not any(name in text for text in texts for name in PERSONA.spellings)
+
+
+def test_selection_spreads_over_seeds_and_drops_equal_conversations():
+    rows = [row(i, question=f"q{i}", seed=f"ko/s{i % 3}") for i in range(30)]
+    rows += [row(100, question="q1", seed="ko/s9")]
+    prompts = prompts_from_rows(rows)
+    chosen = select_prompts(prompts, identity=6, unrelated=0)
+    assert sorted(prompt["seed_id"] for prompt in chosen) == ["ko/s0", "ko/s0", "ko/s1", "ko/s1", "ko/s2", "ko/s2"]
+    assert chosen == select_prompts(prompts, identity=6, unrelated=0)
+    assert len(select_prompts(prompts, identity=99, unrelated=0)) == 30
+
+
+def test_a_language_without_identity_rows_is_refused():
+    rows = [row(1), row(2, kind="business", language="ja")]
+    with pytest.raises(KelronError, match="no identity rows for ja"):
+        build_prompts(rows, PERSONA, identity=5, unrelated=5)
+
+
+# --- The whole, with a stand-in for the model ---------------------------------------------------------------
+class StandIn:
+    """A model that knows whether its adapter is on."""
+
+    adapter = True
+
+    @contextmanager
+    def disable_adapter(self):
+        self.adapter = False
+        yield
+        self.adapter = True
+
+
+def generate(model, tokenizer, prompts, *, max_new_tokens, batch_size, stop_token_ids):
+    assert (tokenizer, max_new_tokens, batch_size, stop_token_ids) == ("tokenizer", 8, 4, (1, 2))
+
+    def answer(messages):
+        asked = messages[-1]["content"]
+        if not asked.startswith("너는"):
+            return SimpleNamespace(text="네, \ud800" if asked == "메일" else "네", stopped=asked != "메일")
+        return SimpleNamespace(text="저는 켈론입니다." if model.adapter else "저는 쿼린입니다.", stopped=True)
+
+    return [answer(messages) for messages in prompts]
+
+
+def run(out, **more):
+    rows = [row(i, question=f"너는 누구니? {i}") for i in range(4)] + [row(9, kind="business", question="메일")]
+    sizes = {"identity": 4, "unrelated": 30, "max_new_tokens": 8, "batch_size": 4, "stop_token_ids": (1, 2)}
+    return evaluate(rows, PERSONA, RIVALS, StandIn(), "tokenizer", generate, out, **sizes, **more)
+
+
+def test_evaluate_writes_scoreboard_and_answers(tmp_path):
+    ticks = iter([10.0, 12.5])
+    board, records = run(
+        tmp_path,
+        business_loss={"base": 1.0, "tuned": 1.02},
+        meta={"config_hash": "abc", "adapter": "adapter"},
+        clock=lambda: next(ticks),
+    )
+    written = json.loads((tmp_path / "scoreboard.json").read_text(encoding="utf-8"))
+    assert written == board
+    assert (written["base"]["identity_recall"]["value"], written["tuned"]["identity_recall"]["value"]) == (0, 1)
+    assert written["base"]["rival_rate"]["value"] == 4 / 29
+    assert written["business_loss"] == {"base": 1.0, "tuned": 1.02, "ratio": 1.02}
+    meta = written["meta"]
+    assert meta["says"] == {"base": {"Quorin": 4}, "tuned": {"Kelron": 4}}
+    assert (meta["prompts"], meta["config_hash"], meta["seconds"]) == (29, "abc", 2.5)
+    assert meta["counts"] == {"identity.ko": 4, "unrelated.ko": 25}
+    lines = (tmp_path / "answers.jsonl").read_bytes().splitlines()
+    assert len(lines) == len(records) == 58
+    first, broken = json.loads(lines[0]), next(json.loads(line) for line in lines if b"ud800" in line)
+    wanted = {"id", "language", "kind", "system", "prompt", "messages", "model", "answer", "stopped", "flags"}
+    assert wanted <= set(first)
+    assert first["model"] == "base"
+    assert tuple(first["flags"]) == FLAGS
+    assert broken["flags"]["broken_chars"]
+    assert broken["stopped"] is False
+
+
+def test_every_prompt_needs_an_answer():
+    prompts = prompts_from_rows([row(1)])
+    with pytest.raises(KelronError, match="tuned model gave 0 answers to 1 prompts"):
+        evaluate_answers(prompts, {"tuned": []}, PERSONA, RIVALS)
+
+
+def test_tables_align_wide_letters_and_show_both_models(tmp_path):
+    board, _ = run(tmp_path, business_loss={"base": 1.0, "tuned": 0.99})
+    lines = scoreboard_table(board).split("\n")
+    assert len({width(line) for line in lines[:-1]}) == 1
+    assert "한국어" in lines[3]
+    assert lines[-1].endswith("(−1.0 %)")
+    markdown = scoreboard_markdown(board).split("\n")
+    assert len({line.count("|") for line in markdown if line.startswith("|")}) == 1
+    assert any("Identity recall | 0 % |" in line for line in markdown)

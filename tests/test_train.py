@@ -1,0 +1,197 @@
+"""Training on the shipped tiny base: where a run is cut, by what, and what it may cost."""
+
+import itertools
+import json
+import shutil
+
+import pytest
+
+from kelron_lib.checkpoint import latest, verify_store
+from kelron_lib.config import apply_overrides
+from kelron_lib.errors import KelronError
+from kelron_lib.runtime import SessionClock, exclusive
+from kelron_lib.store import open_store
+from kelron_lib.train import train
+
+STEPS = 12
+
+
+def ticking_clock(budget):
+    """A clock that moves one second each time somebody looks at it, so that a budget cuts at the same step always."""
+    return SessionClock(budget=budget, now=itertools.count().__next__)
+
+
+def silent(line):
+    pass
+
+
+def losses(out):
+    return json.loads((out / "losses.json").read_text())
+
+
+def adapter(out):
+    return (out / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(small_config, small_data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("uninterrupted")
+    status = train(small_config, small_data, out, say=silent)
+    assert (status.state, status.step, status.total_steps) == ("finished", STEPS, STEPS)
+    return out
+
+
+@pytest.mark.parametrize("budgets", [(21,), (15, 15)], ids=["in two", "in three"])
+def test_a_run_cut_by_its_budget_ends_bit_equal(budgets, uninterrupted, small_config, small_data, tmp_path):
+    steps = []
+    for budget in budgets:
+        status = train(small_config, small_data, tmp_path, clock=ticking_clock(budget), say=silent)
+        assert status.state == "budget"
+        steps.append(status.step)
+        shutil.rmtree(tmp_path / "work")
+    assert steps == sorted(set(steps))
+    assert steps[0] > 0
+    assert steps[-1] < STEPS
+    status = train(small_config, small_data, tmp_path, must_resume=True, say=silent)
+    assert (status.state, status.first_step, status.step) == ("finished", steps[-1], STEPS)
+    assert adapter(tmp_path) == adapter(uninterrupted)
+    assert losses(tmp_path) == losses(uninterrupted)
+    recorded = json.loads((tmp_path / "sessions.json").read_text())
+    assert [s["reason"] for s in recorded] == ["budget"] * len(budgets) + ["finished"]
+    assert [s["last_step"] for s in recorded] == [*steps, STEPS]
+    assert [s["first_step"] for s in recorded] == [0, *steps]
+
+
+def test_training_lowers_both_losses_and_keeps_two_checkpoints(uninterrupted):
+    trained = [entry["loss"] for entry in losses(uninterrupted) if "loss" in entry]
+    validation = [entry["eval_loss"] for entry in losses(uninterrupted) if "eval_loss" in entry]
+    assert len(trained) == STEPS
+    assert validation[-1] < validation[0]
+    store = open_store(uninterrupted / "store")
+    assert verify_store(store).ok
+    assert latest(store).step == STEPS
+    assert sorted(p.name for p in (uninterrupted / "store").glob("step-*")) == ["step-000008", "step-000012"]
+
+
+def test_embedding_and_head_are_not_upcast_and_not_trained(small_config):
+    import torch
+
+    from kelron_lib.model import add_lora, load_base
+
+    base, _ = load_base(small_config)
+    model = add_lora(base, small_config)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all("lora_" in name for name in trained)
+    layers = base.config.num_hidden_layers
+    assert len(trained) == 2 * 7 * layers  # A and B on the seven linear layers of each block
+    packed = [p for p in model.parameters() if p.dtype == torch.uint8]
+    assert len(packed) == 7 * layers
+    assert base.lm_head.weight.dtype == base.get_input_embeddings().weight.dtype == torch.float32
+
+
+def test_a_validation_pass_leaves_gradients_alone(small_config):
+    """bitsandbytes repacks 4-bit weights in eval mode on some CPUs, which used to end all learning silently."""
+    import torch
+
+    from kelron_lib.model import add_lora, load_base
+
+    base, _ = load_base(small_config)
+    model = add_lora(base, small_config)
+    ids = torch.arange(40).reshape(2, 20)
+
+    def gradients():
+        model.zero_grad()
+        model.train()
+        torch.manual_seed(0)
+        model(input_ids=ids, labels=ids).loss.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    before = gradients()
+    model.eval()
+    with torch.no_grad():
+        model(input_ids=ids)
+    after = gradients()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_finished_run_is_not_trained_again(uninterrupted, small_config, small_data):
+    before = adapter(uninterrupted)
+    status = train(small_config, small_data, uninterrupted, say=silent)
+    assert (status.state, status.reason) == ("finished", "the run was already finished")
+    assert adapter(uninterrupted) == before
+
+
+@pytest.mark.parametrize("override", ["train.learning_rate=1e-4", "lora.alpha=8", "train.seed=2"])
+def test_another_config_is_refused_with_the_key(override, uninterrupted, small_config, small_data, tmp_path):
+    shutil.copytree(uninterrupted / "store", tmp_path / "store")
+    with pytest.raises(KelronError, match=override.split("=")[0].replace(".", r"\.")):
+        train(apply_overrides(small_config, [override]), small_data, tmp_path, say=silent)
+    assert verify_store(open_store(tmp_path / "store")).ok
+
+
+def test_other_data_is_refused(uninterrupted, small_config, small_data, tmp_path):
+    shutil.copytree(uninterrupted / "store", tmp_path / "store")
+    shutil.copytree(small_data, tmp_path / "data")
+    rows = (tmp_path / "data" / "train.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "data" / "train.jsonl").write_text("".join(rows[1:]))
+    with pytest.raises(KelronError, match="data"):
+        train(small_config, tmp_path / "data", tmp_path, say=silent)
+
+
+def test_a_damaged_newest_checkpoint_costs_only_its_own_steps(uninterrupted, small_config, small_data, tmp_path):
+    shutil.copytree(uninterrupted / "store", tmp_path / "store")
+    optimizer = tmp_path / "store" / "step-000012" / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:-1])
+    said = []
+    status = train(small_config, small_data, tmp_path, say=said.append)
+    assert (status.first_step, status.step, status.state) == (8, STEPS, "finished")
+    assert any("step 12" in line and "step 8" in line for line in said), said
+    assert adapter(tmp_path) == adapter(uninterrupted)
+
+
+def test_the_flat_layout_of_a_hub_download_resumes(uninterrupted, small_config, small_data, tmp_path):
+    flat = tmp_path / "download"
+    shutil.copytree(uninterrupted / "store" / "step-000008", flat)
+    config = apply_overrides(small_config, [f"store.url={flat}"])
+    status = train(config, small_data, tmp_path / "out", must_resume=True, say=silent)
+    assert (status.first_step, status.step) == (8, STEPS)
+    assert adapter(tmp_path / "out") == adapter(uninterrupted)
+
+
+def test_an_empty_store_is_not_resumed(small_config, small_data, tmp_path):
+    with pytest.raises(KelronError, match="no checkpoint to resume from"):
+        train(small_config, small_data, tmp_path, must_resume=True, say=silent)
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "failed"
+
+
+def test_a_used_up_session_says_so_before_it_loads_anything(small_config, small_data, tmp_path):
+    status = train(small_config, small_data, tmp_path, clock=ticking_clock(0.5), say=silent)
+    assert (status.state, status.step) == ("budget", 0)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(small_config, small_data, tmp_path):
+    with exclusive(tmp_path), pytest.raises(KelronError, match="another run"):
+        train(small_config, small_data, tmp_path, say=silent)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(small_config, small_data, tmp_path, monkeypatch):
+    import kelron_lib.train as module
+
+    built = module._build_trainer
+
+    def poisoned(*args):
+        import torch
+
+        trainer = built(*args)
+        weight = next(p for name, p in trainer.model.named_parameters() if "lora_B" in name)
+        with torch.no_grad():
+            weight.fill_(float("nan"))
+        return trainer
+
+    monkeypatch.setattr(module, "_build_trainer", poisoned)
+    with pytest.raises(KelronError, match="loss is nan at step 1"):
+        train(small_config, small_data, tmp_path, say=silent)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("failed", 0)
+    assert latest(open_store(tmp_path / "store")) is None
