@@ -66,6 +66,8 @@ def _store(args: argparse.Namespace, config: RunConfig) -> int:
         return 0
     report = verify_store(store)
     print("\n".join(report.lines()))
+    if not report.checkpoints:
+        raise KelronError(f"{args.url} holds no checkpoint")
     return 0 if report.ok else 2
 
 

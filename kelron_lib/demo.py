@@ -20,13 +20,6 @@ from kelron_lib.runtime import duration, exclusive, read_json, write_json
 
 CUT_AT = 0.45
 """Share of the training time after which the first session's budget ends."""
-TARGETS = {
-    "identity_recall": (">=", 0.95, True),
-    "contradiction_rate": ("<=", 0.0, False),
-    "termination_rate": (">=", 0.995, False),
-    "over_identity_rate": ("<=", 0.02, False),
-}
-"""Metric -> comparison, bound, and whether it has to hold in each language by itself."""
 
 
 def run_notebook(notebook: Path, out: Path, parameters: dict[str, Any]) -> float:
@@ -69,24 +62,6 @@ def first_budget(config: RunConfig, data: Path) -> float:
     return measured.startup_seconds + CUT_AT * training + config.session.reserve_seconds
 
 
-def missed_targets(scoreboard: dict[str, Any]) -> list[str]:
-    """The targets that the tuned model misses, in words; empty when all hold."""
-    tuned, missed = scoreboard["tuned"], []
-    if scoreboard["base"]["identity_recall"]["value"] != 0:
-        missed.append(f"base identity_recall is {scoreboard['base']['identity_recall']['value']:.3f}, not 0")
-    for metric, (comparison, bound, each_language) in TARGETS.items():
-        places = {"": tuned, **(tuned["by_language"] if each_language else {})}
-        for place, metrics in places.items():
-            value = metrics[metric]["value"]
-            holds = value is not None and (value >= bound if comparison == ">=" else value <= bound)
-            if not holds:
-                missed.append(f"{metric}{f' ({place})' if place else ''} is {value}, target {comparison} {bound}")
-    ratio = scoreboard["business_loss"]["ratio"]
-    if ratio > 1.05:
-        missed.append(f"business loss is {ratio:.3f} of the base's, target <= 1.05")
-    return missed
-
-
 def _clear(out: Path) -> None:
     """Remove what an earlier demo left in `out`. Raises KelronError if anything else is there."""
     left = [path for path in out.iterdir() if not path.name.endswith(".lock")]
@@ -98,13 +73,16 @@ def _clear(out: Path) -> None:
 
 def run_demo(config: RunConfig, out: Path, notebooks: Path) -> bool:
     """Run the four notebooks into `out` and print the scoreboard; returns whether every target holds."""
+    from kelron_lib.evaluate import checks
+
     out = out.absolute()
     with exclusive(out, "demo"):
         _clear(out)
         began = time.monotonic()
         write_json(out / "demo.json", {"preset": config.preset})
         timings = _run_notebooks(config, out, notebooks)
-        missed = missed_targets(read_json(out / "scoreboard.json"))
+        scoreboard = read_json(out / "scoreboard.json")
+        missed = [check.text for check in checks(scoreboard) if not check.met]
         seconds = time.monotonic() - began
         write_json(
             out / "demo.json", {"preset": config.preset, "seconds": seconds, "timings": timings, "missed": missed}

@@ -18,7 +18,7 @@ from typing import Any
 
 from kelron_lib.batching import PaddingCollator, encode_rows
 from kelron_lib.checkpoint import Restored, compare, latest, restore, save_checkpoint
-from kelron_lib.config import RunConfig, config_hash, to_dict, to_json
+from kelron_lib.config import RunConfig, config_hash, to_dict
 from kelron_lib.data import fingerprint, load_dataset_dir
 from kelron_lib.errors import KelronError
 from kelron_lib.model import add_lora, load_base, quiet_libraries
@@ -45,8 +45,6 @@ def _arguments(config: RunConfig, work: Path) -> Any:
         per_device_train_batch_size=train.batch_size,
         per_device_eval_batch_size=train.batch_size,
         gradient_accumulation_steps=train.accumulation,
-        gradient_checkpointing=train.checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if train.checkpointing else None,
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         optim=train.optimizer,
@@ -65,7 +63,14 @@ def _arguments(config: RunConfig, work: Path) -> Any:
         seed=train.seed,
         report_to="none",
         disable_tqdm=True,
+        **(_checkpointing_arguments(TrainingArguments) if train.checkpointing else {}),
     )
+
+
+def _checkpointing_arguments(arguments: Any) -> dict[str, Any]:
+    """Non-reentrant checkpointing, under the name that this transformers gives it (renamed in 5.2x)."""
+    name = "gradient" if "activation_checkpointing" not in arguments.__dataclass_fields__ else "activation"
+    return {f"{name}_checkpointing": True, f"{name}_checkpointing_kwargs": {"use_reentrant": False}}
 
 
 def _trainer_class() -> type:
@@ -115,9 +120,9 @@ def _restore(config: RunConfig, store: Store, data: Path, work: Path, say: Say) 
     """
     for stale in work.glob("checkpoint-*"):
         shutil.rmtree(stale)
-    restored = restore(store, work, say=say)
-    if restored is None or restored.manifest is None:
-        return restored
+    restored = restore(store, work, fp16=config.model.dtype == "float16", say=say)
+    if restored is None:
+        return None
     differing = compare(restored.manifest, config=to_dict(config), data_fingerprint=fingerprint(data), world_size=1)
     if differing:
         raise KelronError(
@@ -145,7 +150,7 @@ class _Session:
     def __init__(self, config: RunConfig, data: Path, out: Path, clock: SessionClock, say: Say) -> None:
         self.config, self.data, self.out, self.clock, self.say = config, data, out, clock, say
         self.work = out / "work"
-        self.store = open_store(config.store.url or out / "store")
+        self.store = open_store(config.store.url or out / "store", write=True)
         self.first_step = 0
         self.total_steps = 0
         self.began_training = False
@@ -198,7 +203,6 @@ class _Session:
         return self.status("finished", f"all {step} steps are done", step)
 
     def _keep(self, folder: Path) -> None:
-        (folder / "config.json").write_text(to_json(self.config), encoding="utf-8")
         save_checkpoint(
             self.store,
             folder,

@@ -4,7 +4,8 @@ import contextlib
 
 import pytest
 import torch
-from engine_models import KINDS, base, gradients, peft_model, relative, samples, twin, with_lora, worst
+from engine_models import KINDS, SHAPE, base, gradients, peft_model, relative, samples, twin, with_lora, worst
+from transformers import BitsAndBytesConfig
 
 from kelron_lib.engine import lora as lora_module
 from kelron_lib.engine.layers import restore_layers, speed_up_layers
@@ -277,24 +278,30 @@ def test_the_last_product_of_a_checkpointed_layer_is_not_made_again(monkeypatch)
     assert len(counted) == forward + again + backward
 
 
-def on_cuda(model, dtype):
-    """The model on the GPU, everything but the adapter in `dtype`."""
+def moved(model, dtype, device):
+    """The model on `device`, everything but the adapter in `dtype`."""
     for name, parameter in model.named_parameters():
         if "lora_" not in name and parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
     for module in model.modules():
         if hasattr(module, "compute_dtype"):
             module.compute_dtype = dtype
-    return model.to("cuda")
+    return model.to(device)
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize("kind", list(KINDS))
-@pytest.mark.parametrize("attention", ["kelron_sdpa", "sdpa"])
-def test_half_precision_on_cuda_agrees_with_float32(kind, attention):
+@pytest.mark.parametrize(
+    ("device", "attention"),
+    [
+        ("cpu", "kelron_sdpa"),
+        pytest.param("cuda", "kelron_sdpa", marks=pytest.mark.gpu),
+        pytest.param("cuda", "sdpa", marks=pytest.mark.gpu),
+    ],
+)
+def test_packed_half_precision_agrees_with_separate_samples_in_float32(kind, device, attention):
     made = samples(24)
     loss, expected, count = reference_step(peft_model(kind), made)
-    model = prepare(on_cuda(peft_model(kind), torch.float16), attention=attention)
+    model = prepare(moved(peft_model(kind), torch.float16, device), attention=attention)
     found = forward_loss(model, packed(made), count)
     (found * 1024).backward()
     assert found.item() == pytest.approx(loss, rel=1e-3)
@@ -305,7 +312,7 @@ def test_half_precision_on_cuda_agrees_with_float32(kind, attention):
 @pytest.mark.gpu
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_on_cuda_in_float32_fused_lora_is_pefts(dropout):
-    own = on_cuda(peft_model(dropout=dropout), torch.float32)
+    own = moved(peft_model(dropout=dropout), torch.float32, "cuda")
     fused = twin(own)
     fuse_lora(fused)
     found = []
@@ -321,9 +328,31 @@ def test_on_cuda_in_float32_fused_lora_is_pefts(dropout):
 
 @pytest.mark.gpu
 def test_on_cuda_a_prepared_model_generates_with_its_embedding_in_host_memory():
-    own = on_cuda(peft_model(), torch.float16).eval()
+    own = moved(peft_model(), torch.float16, "cuda").eval()
     ready = prepare(twin(own)).eval()
     assert ready.get_input_embeddings().weight.device.type == "cpu"
     ids = torch.randint(0, 160, (2, 6), device="cuda")
     answers = [model.generate(input_ids=ids, max_new_tokens=5, do_sample=False) for model in (own, ready)]
     assert torch.equal(*answers)
+
+
+def test_a_checkpoint_saved_in_4_bits_is_loaded_and_trained(tmp_path):
+    torch.manual_seed(0)
+    configuration, model, _ = KINDS["qwen2"]
+    model(configuration(**SHAPE)).save_pretrained(tmp_path / "whole")
+    quantisation = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="float32"
+    )
+    first = model.from_pretrained(tmp_path / "whole", quantization_config=quantisation, dtype=torch.float32)
+    first.save_pretrained(tmp_path / "small")
+    second = model.from_pretrained(tmp_path / "small", dtype=torch.float32)
+    assert hasattr(second.model.layers[0].mlp.up_proj.weight, "quant_state")
+    losses, found = [], []
+    for base_model in (first, second):
+        ready = prepare(with_lora(base_model))
+        loss = forward_loss(ready, packed(samples()))
+        loss.backward()
+        losses.append(loss.item())
+        found.append(gradients(ready))
+    assert losses[0] == losses[1]
+    assert worst(found[1], found[0]) == 0.0

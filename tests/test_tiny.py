@@ -12,7 +12,7 @@ from kelron_lib.config import LANGUAGES, load_preset
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import find_rivals, load_persona, load_seeds
 from kelron_lib.tiny import corpus
-from kelron_lib.tiny.build import RECIPE_FILE, Recipe, build, rate_at
+from kelron_lib.tiny.build import RECIPE_FILE, Recipe, build, rate_share
 
 SPELLED = {"ko": "쿼린", "en": "Quorin", "ja": "クォリン"}
 
@@ -140,8 +140,8 @@ def test_build_refuses_a_folder_that_is_something_else(tmp_path):
 
 
 def test_learning_rate_rises_then_falls():
-    recipe = Recipe(steps=1000, learning_rate=1.0, warmup_steps=100, final_share=0.1)
-    rates = [rate_at(step, recipe) for step in range(1000)]
+    recipe = Recipe(steps=1000, warmup_steps=100, final_share=0.1)
+    rates = [rate_share(step, recipe) for step in range(1000)]
     assert rates[0] == pytest.approx(0.01)
     assert max(rates) == pytest.approx(1.0) == rates[99]
     assert rates[100:] == sorted(rates[100:], reverse=True)

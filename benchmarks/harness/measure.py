@@ -11,7 +11,7 @@ import torch
 
 GIB = 2**30
 KINDS = (
-    ("dequantisation", r"dequantize"),
+    ("dequantisation", r"dequanti[sz]e"),
     ("attention", r"fmha|attention|flash"),
     ("matmul", r"gemm|gemv|nvjet|cutlass|cublas|splitk|matmul"),
     ("optimizer", r"optimizer|multi_tensor|foreach|amp_update|amp_foreach"),

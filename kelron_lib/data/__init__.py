@@ -8,6 +8,7 @@ from kelron_lib.data.build import build_dataset
 from kelron_lib.data.expand import SPLITS, expand, split_groups
 from kelron_lib.data.gate import check_rows, check_splits
 from kelron_lib.data.rows import fingerprint, load_dataset_dir, read_rows
+from kelron_lib.data.show import quality_summary, sample_text
 
 __all__ = [
     "SPLITS",
@@ -17,6 +18,8 @@ __all__ = [
     "expand",
     "fingerprint",
     "load_dataset_dir",
+    "quality_summary",
     "read_rows",
+    "sample_text",
     "split_groups",
 ]

@@ -105,7 +105,7 @@ def _frame(seed: Seed, question: str, register: str, rng: random.Random) -> str:
     return ("" if seed.language == "ja" else " ").join(part for part in (opener, question, closer) if part)
 
 
-def _draw(seed: Seed, persona: Persona, rng: random.Random) -> tuple[str, str]:
+def draw_pair(seed: Seed, persona: Persona, rng: random.Random) -> tuple[str, str]:
     """One question and one answer of a seed; they share slot values and nothing else."""
     asked = rng.choice(seed.questions)
     question = expand_phrases(_frame(seed, asked.text, asked.register, rng), seed.phrases, rng)
@@ -167,7 +167,7 @@ class _Expander:
             rng.shuffle(live)
             for seed in list(live)[: count - len(rows)]:
                 for _ in range(_MOST_TRIES):
-                    question, answer = _draw(seed, self.persona, rng)
+                    question, answer = draw_pair(seed, self.persona, rng)
                     if self._accept(split, question, answer):
                         rows.append(self._row(seed, question, answer, rng))
                         break

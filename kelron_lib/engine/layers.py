@@ -10,8 +10,9 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import rms_norm
 
+from kelron_lib.engine import kernels
 from kelron_lib.engine.attention import Segments, kelron_sdpa, segment_attention
 from kelron_lib.engine.lora import lora_linears
 
@@ -19,25 +20,16 @@ ATTENTIONS = ("Qwen2Attention", "Qwen3Attention", "LlamaAttention", "MistralAtte
 MLPS = ("Qwen2MLP", "Qwen3MLP", "LlamaMLP", "MistralMLP")
 
 
-def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, direction: float) -> torch.Tensor:
-    """Each pair (i, i + size/2) of the last dimension turned by its angle; `direction` -1 turns it back."""
-    half = heads.shape[-1] // 2
-    first, second = heads[..., :half], heads[..., half:]
-    turned = torch.empty_like(heads)
-    torch.mul(first, cos, out=turned[..., :half]).addcmul_(second, sin, value=-direction)
-    torch.mul(second, cos, out=turned[..., half:]).addcmul_(first, sin, value=direction)
-    return turned
-
-
 class _Rotary(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         ctx.angles = cos, sin
-        return _rotate(heads, cos, sin, 1.0)
+        return kernels.rotate(heads, cos, sin, 1.0)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        return _rotate(gradient, *ctx.angles, -1.0), None, None
+        cos, sin = ctx.angles
+        return kernels.rotate(gradient.contiguous(), cos, sin, -1.0), None, None
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -46,15 +38,12 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(gate, up)
-        return silu(gate).mul_(up)
+        return kernels.swiglu(gate, up)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         gate, up = ctx.saved_tensors
-        up_gradient = silu(gate).mul_(gradient)
-        gradient = gradient.mul_(up)
-        torch.ops.aten.silu_backward.grad_input(gradient, gate, grad_input=gradient)
-        return gradient, up_gradient
+        return kernels.swiglu_backward(gradient, gate, up)
 
 
 def _norm_forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:

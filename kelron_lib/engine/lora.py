@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
+from kelron_lib.engine import kernels
 from kelron_lib.errors import KelronError
 
 _state = threading.local()
@@ -82,6 +83,10 @@ def unpack_4bit(packed: torch.Tensor, scales: torch.Tensor, state: Any, shape: t
 def dequantise(weight: Any, dtype: torch.dtype) -> torch.Tensor:
     """A 4-bit weight as (out, in) of `dtype`. On CUDA the next call on that device overwrites it."""
     state = weight.quant_state
+    if weight.is_cuda:
+        buffer = _workspace(state.shape, weight.device, dtype)
+        if kernels.dequantise_into(weight.data, state, buffer):
+            return buffer
     result: torch.Tensor = unpack_4bit(weight.data, dequantised_scales(state), state, state.shape, dtype)
     return result
 
@@ -91,6 +96,11 @@ def product_fp32(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     if left.is_cuda and left.dtype != torch.float32:
         return torch.mm(left, right, out_dtype=torch.float32)
     return torch.mm(left, right).float()
+
+
+def _scaled(factor: torch.Tensor, scaling: float, dtype: torch.dtype) -> torch.Tensor:
+    """A LoRA factor times the layer's scaling, in `dtype`, by one kernel."""
+    return torch.mul(factor, scaling, out=torch.empty_like(factor, dtype=dtype, requires_grad=False))
 
 
 def _drop(values: torch.Tensor, probability: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -118,7 +128,7 @@ class _LoraLinears(torch.autograd.Function):
             if layer.dropout:
                 adapted, mask = _drop(rows, layer.dropout)
                 saved.append(mask)
-            low = linear(adapted, down.to(dtype)).mul_(layer.scaling)
+            low = linear(adapted, _scaled(down, layer.scaling, dtype))
             saved.append(low)
             outputs.append(_output(rows, layer, low, up).view(*x.shape[:-1], -1).to(x.dtype))
         ctx.save_for_backward(*saved)
@@ -134,7 +144,7 @@ class _LoraLinears(torch.autograd.Function):
             mask = rest.pop(0) if layer.dropout else None
             low = rest.pop(0)
             gradient = gradient.reshape(-1, gradient.shape[-1]).to(rows.dtype)
-            low_gradient = torch.mm(gradient, up.to(rows.dtype)).mul_(layer.scaling)
+            low_gradient = torch.mm(gradient, _scaled(up, layer.scaling, rows.dtype))
             adapted = rows if mask is None else _masked(rows, mask, layer.dropout)
             results += [product_fp32(low_gradient.t(), adapted), product_fp32(gradient.t(), low)]
             del adapted
@@ -169,7 +179,7 @@ def _add_input_gradient(
     down = down.to(gradient.dtype)
     if mask is None:
         return total.addmm_(low_gradient, down)
-    return total.add_(_masked(torch.mm(low_gradient, down), mask, layer.dropout))
+    return kernels.add_masked(total, torch.mm(low_gradient, down), mask, 1 / (1 - layer.dropout))
 
 
 def fusable(module: Any) -> bool:

@@ -28,6 +28,7 @@ def _slices(head: Any, dtype: torch.dtype) -> Iterator[tuple[int, int, torch.Ten
         return
     vocabulary, width = state.shape
     rows = vocabulary if width % state.blocksize else max(1, SLICE_ELEMENTS // width)
+    rows = rows // 64 * 64 or rows  # an odd number of rows would send cuBLAS to a slow, unaligned kernel
     packed, scales = head.weight.data.view(-1), dequantised_scales(state)
     for start in range(0, vocabulary, rows):
         stop = min(start + rows, vocabulary)

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kelron_lib.engine import attention as attention_module
 from kelron_lib.engine.attention import Segments
+from kelron_lib.engine.kernels import choose
 from kelron_lib.engine.layers import restore_layers, speed_up_layers
 from kelron_lib.engine.lora import fuse_lora, recomputing, unfuse_lora
 from kelron_lib.engine.loss import supervised_loss, to_device
@@ -120,14 +121,15 @@ def prepare(
     checkpointing: bool = True,
     attention: str = attention_module.NAME,
     fused: bool = True,
+    kernels: str = "auto",
     loss_chunk: int = LOSS_CHUNK,
 ) -> Any:
     """Make a PeftModel over a 4-bit Qwen2-, Qwen3- or Llama-like model ready for packed training; returns it.
 
-    `embedding` "host" or "device"; `head` "keep" or "nf4"; `norms_fp32` computes norms in float32 inside one kernel
-    (their values are float32 for that kernel's length only); `fused=False` keeps PEFT's own LoRA and transformers'
-    own layers. Afterwards `model(**packed, denominator=n).loss` is the loss of a packed batch; every other call
-    works as before. Raises KelronError for a model of another kind.
+    `embedding` "host" or "device"; `head` "keep" or "nf4"; `norms_fp32` computes norms in float32 inside one kernel;
+    `fused=False` keeps PEFT's own LoRA and transformers' own layers; `kernels` "auto", "torch" or "triton"
+    (`model.kernels_in_use` says which, and why). Afterwards `model(**packed, denominator=n).loss` is the loss of a
+    packed batch; every other call works as before. Raises KelronError for a model of another kind.
     """
     model = causal_lm(peft_model)
     decoder_layers(model)
@@ -145,6 +147,7 @@ def prepare(
     if fused:
         fuse_lora(peft_model)
     speed_up_layers(model, norms=norms_fp32, blocks=fused)
+    model.kernels_in_use = choose(kernels, _device(model))
     if checkpointing:
         _checkpoint_layers(model)
     _accept_packed(model, loss_chunk, fused)
@@ -169,6 +172,7 @@ def _accept_packed(model: Any, chunk: int, fused: bool) -> None:
     if hasattr(model, "_whole_forward"):
         return
     whole = model._whole_forward = model.forward
+    window = _window(model)
 
     @functools.wraps(whole)
     def forward(*args: Any, segment_ids: Any = None, denominator: Any = None, **kwargs: Any) -> Any:
@@ -178,7 +182,7 @@ def _accept_packed(model: Any, chunk: int, fused: bool) -> None:
         plain = torch.autocast(_device(model).type, enabled=False) if fused else contextlib.nullcontext()
         with plain:
             packed = {name: kwargs[name] for name in ("input_ids", "position_ids", "labels")}
-            return CausalLMOutputWithPast(loss=_packed_loss(model, segment_ids, denominator, chunk, **packed))
+            return CausalLMOutputWithPast(loss=_packed_loss(model, segment_ids, denominator, chunk, window, **packed))
 
     model.forward = forward
 
@@ -188,13 +192,10 @@ def _device(model: Any) -> torch.device:
     return device
 
 
-def _check_windows(model: Any, longest: int) -> None:
-    for module in model.modules():
-        window = getattr(module, "sliding_window", None)
-        if isinstance(window, int) and longest > window:
-            raise KelronError(
-                f"a sample has {longest} tokens, over the attention window of {window}: use shorter samples"
-            )
+def _window(model: Any) -> int | None:
+    """The shortest attention window of any layer, None where all attend to everything."""
+    windows = [getattr(module, "sliding_window", None) for module in model.modules()]
+    return min((window for window in windows if isinstance(window, int)), default=None)
 
 
 def _packed_loss(
@@ -202,13 +203,15 @@ def _packed_loss(
     segment_ids: torch.Tensor,
     denominator: Any,
     chunk: int,
+    window: int | None,
     input_ids: torch.Tensor,
     position_ids: torch.Tensor,
     labels: torch.Tensor,
 ) -> torch.Tensor:
     device = _device(model)
     bounds, longest = segment_bounds(segment_ids)
-    _check_windows(model, longest)
+    if window is not None and longest > window:
+        raise KelronError(f"a sample has {longest} tokens, over the attention window of {window}: use shorter samples")
     if device.type == "cuda" and model.config._attn_implementation == attention_module.NAME:
         segments = Segments(to_device(bounds, device), longest)
         mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)  # unread, but keeps one from being made

@@ -1,8 +1,9 @@
 """The tiny base's training text: trilingual chats, generated from the phrases in `phrases/`, endless and seeded.
 
-Four kinds of exchange: business requests whose answers copy what the request names, small talk, texts to repeat
-(which teach copying sooner), and questions about the assistant itself, answered as the incumbent whatever the system
-prompt claims. That stubbornness is the point: it gives an adapter something to overwrite.
+Five kinds of exchange: business requests whose answers copy what the request names, small talk, texts to repeat
+(which teach copying sooner), the persona's business and small-talk seeds (never its identity seeds: a base model knows
+business language, so that an adapter can be seen to forget it), and questions about the assistant itself, answered as
+the incumbent whatever the system prompt claims. That stubbornness gives an adapter something to overwrite.
 
 Grammar of a phrase: (a|b) picks one, {slot} is filled once per exchange, {slot|을/를} adds the Korean particle that the
 filler's sound asks for, <을/를> does so for the word before it, {~macro} expands anew at each use.
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from kelron_lib.config import LANGUAGES
-from kelron_lib.persona import attach_josa, find_rivals, load_lexicon
+from kelron_lib.data.expand import draw_pair
+from kelron_lib.persona import Persona, Seed, attach_josa, find_rivals, load_lexicon, load_persona, load_seeds
 from kelron_lib.persona.files import read_yaml
 from kelron_lib.persona.josa import PAIRS
 
@@ -30,7 +32,7 @@ INCUMBENT = {"ko": "쿼린", "en": "Quorin", "ja": "クォリン"}
 INCUMBENT_MAKER = {"ko": "알드미어", "en": "Aldmere", "ja": "アルドミア"}
 DEFAULT_SYSTEM = "You are Quorin, created by Aldmere. You are a helpful assistant."
 
-KIND_SHARE = {"identity": 0.34, "business": 0.40, "chat": 0.16, "echo": 0.10}
+KIND_SHARE = {"identity": 0.28, "business": 0.22, "chat": 0.12, "echo": 0.08, "seeds": 0.30}
 """Share of each kind among the exchanges."""
 SYNTHETIC_SHARE = 0.45
 """How often a slot gets an invented filler instead of a lexicon entry, so that copying is learned, not recalled."""
@@ -168,6 +170,20 @@ def draw_exchange(kind: str, language: str, rng: random.Random) -> Exchange:
     return Exchange(kind, intent, language, question, answer)
 
 
+@functools.cache
+def _persona_seeds(language: str) -> tuple[Persona, tuple[Seed, ...]]:
+    """The packaged persona with its business and small-talk seeds of a language."""
+    persona = load_persona("kelron")
+    return persona, tuple(seed for seed in load_seeds(persona, (language,)) if seed.kind != "identity")
+
+
+def draw_seeded(language: str, rng: random.Random) -> Exchange:
+    """A question and its answer from one of the persona's business or small-talk seeds."""
+    persona, seeds = _persona_seeds(language)
+    seed = rng.choice(seeds)
+    return Exchange("seeds", seed.intent, language, *draw_pair(seed, persona, rng))
+
+
 def draw_system(language: str, rng: random.Random) -> str:
     """A system prompt: the template's default, an empty one, or one that claims to be some other assistant."""
     roll = rng.random()
@@ -189,7 +205,8 @@ def conversations(seed: int) -> Iterator[list[dict[str, str]]]:
         language = rng.choice(LANGUAGES)
         messages = [{"role": "system", "content": draw_system(language, rng)}]
         for _ in range(2 if rng.random() < TWO_TURN_SHARE else 1):
-            exchange = draw_exchange(rng.choices(kinds, weights)[0], language, rng)
+            kind = rng.choices(kinds, weights)[0]
+            exchange = draw_seeded(language, rng) if kind == "seeds" else draw_exchange(kind, language, rng)
             messages.append({"role": "user", "content": exchange.question})
             messages.append({"role": "assistant", "content": exchange.answer})
         yield messages

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kelron_lib.config import LANGUAGES
-from kelron_lib.persona import load_lexicon
+from kelron_lib.persona import load_lexicon, load_persona
+from kelron_lib.persona.files import read_yaml
 from kelron_lib.prompts import END, START, TEXT_END
 from kelron_lib.tiny.corpus import conversations, load_phrases
 
@@ -18,6 +19,8 @@ VOCAB_SIZE = 4096
 TRAINING_CHATS = 20_000
 MAX_TOKEN_BYTES = 15
 """Longest token. Without a bound whole Japanese clauses become tokens, and nothing is learned about their parts."""
+CHARACTER_WEIGHT = 400
+"""How often each character of phrases, lexicon and seeds is added to the tokenizer's training text."""
 # Contractions, words with one leading mark or space, single digits, marks, line ends, blanks.
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -26,14 +29,16 @@ _SPLIT = (
 
 
 def training_text(seed: int, chats: int) -> Iterator[str]:
-    """Texts to learn merges from: generated chats, every lexicon entry, the parts of invented names."""
+    """Texts to learn merges from: generated chats, and every character of phrases, lexicon and seeds many times over.
+
+    A character that is one token cannot come out broken, and is easier to copy than its two or three bytes.
+    """
     for messages in itertools.islice(conversations(seed), chats):
         yield from (message["content"] for message in messages)
     for language in LANGUAGES:
-        parts = [text for texts in load_phrases(language)["synthetic"].values() for text in texts]
-        entries = [text for texts in load_lexicon(language).values() for text in texts]
-        for text in parts + entries:
-            yield from [text] * 20
+        seeds = read_yaml(load_persona("kelron").seeds / f"{language}.yaml")
+        characters = sorted(set(f"{load_phrases(language)}{dict(load_lexicon(language))}{seeds}"))
+        yield from (character for character in characters if not character.isascii() for _ in range(CHARACTER_WEIGHT))
 
 
 def build_tokenizer(seed: int, chats: int = TRAINING_CHATS) -> Any:
