@@ -71,6 +71,35 @@ def _store(args: argparse.Namespace, config: RunConfig) -> int:
     return 0 if report.ok else 2
 
 
+def _plan(args: argparse.Namespace, config: RunConfig) -> int:
+    import json
+
+    from kelron_lib.placement import (
+        attempts,
+        attempts_dict,
+        attempts_table,
+        find_config,
+        parse_gpus,
+        plan,
+        plan_dict,
+        plan_table,
+        workload,
+    )
+
+    if args.attempts:
+        replays = attempts()
+        print(json.dumps(attempts_dict(replays), indent=2) if args.json else attempts_table(replays))
+        return 0
+    base = config.model.base
+    if base == "tiny":
+        from kelron_lib.tiny import base_path
+
+        base = str(base_path())
+    made = plan(find_config(base), workload(config), parse_gpus(args.gpus), wanted=2)
+    print(json.dumps(plan_dict(made), indent=2) if args.json else plan_table(made))
+    return 0
+
+
 def _tiny_base(args: argparse.Namespace, config: RunConfig) -> int:
     from kelron_lib.tiny.build import build
 
@@ -115,6 +144,10 @@ def _parser() -> argparse.ArgumentParser:
     out(evaluate, "runs/kelron", "where the results go")
     evaluate.add_argument("--data", type=Path, help="the dataset's folder (default: OUT/data)")
     evaluate.add_argument("--adapter", type=Path, help="the adapter's folder (default: OUT/adapter)")
+    plan = verb("plan", _plan, "the memory on each GPU, which placement fits, and why (arithmetic, no GPU needed)")
+    plan.add_argument("--gpus", default="2x14.74", metavar="NxGIB", help="GPUs, in GiB each (default: %(default)s)")
+    plan.add_argument("--json", action="store_true", help="as JSON")
+    plan.add_argument("--attempts", action="store_true", help="replay the ten placements of the first attempt")
     chat = verb("chat", _chat, "talk to the model in the terminal")
     chat.add_argument("--adapter", type=Path, help="the adapter's folder; without it you talk to the base")
     chat.add_argument("--language", choices=("ko", "en", "ja"), default="en", help="system prompt's language")

@@ -69,7 +69,8 @@ class StoreCallback(TrainerCallback):
 class GuardCallback(TrainerCallback):
     """Stops a run whose loss is no number, before a checkpoint can be made of it."""
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logs = kwargs["logs"]
         for name in ("loss", "eval_loss"):
             value = logs.get(name)
             if value is not None and not math.isfinite(value):
@@ -116,7 +117,8 @@ class ProgressCallback(TrainerCallback):
         self._began = self._clock.elapsed()
         self._first_step = state.global_step
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logs = kwargs["logs"]
         self._loss = logs.get("loss", self._loss)
         self._validation = logs.get("eval_loss", self._validation)
         now = self._clock.elapsed()

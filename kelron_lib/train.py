@@ -77,7 +77,7 @@ def _trainer_class() -> type:
     import torch
     from transformers import Trainer
 
-    class KelronTrainer(Trainer):  # type: ignore[misc]
+    class KelronTrainer(Trainer):
         """transformers' Trainer whose validation leaves the training's random numbers alone."""
 
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:

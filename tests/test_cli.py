@@ -7,7 +7,7 @@ import pytest
 from kelron_lib.__main__ import main
 from kelron_lib.config import PRESETS, from_dict, load_preset
 
-VERBS = ("data", "train", "resume", "evaluate", "chat", "tiny-base", "demo")
+VERBS = ("data", "train", "resume", "evaluate", "plan", "chat", "tiny-base", "demo")
 
 
 def run(capsys, *arguments):
@@ -35,6 +35,7 @@ def test_every_verb_prints_the_resolved_config_of_every_preset(capsys, verb, pre
         (("train", "--data", "{tmp}/absent", "--out", "{tmp}/run"), "absent"),
         (("resume", "--out", "{tmp}/run"), "no checkpoint"),
         (("evaluate", "--out", "{tmp}/run"), "no adapter"),
+        (("plan", "--gpus", "two"), "two"),
         (("chat", "--adapter", "{tmp}/absent"), "no adapter"),
         (("store", "verify", "{tmp}/absent"), "absent"),
         (("store", "verify", "{tmp}"), "no checkpoint"),
@@ -73,3 +74,12 @@ def test_a_broken_row_is_named_by_file_and_line(capsys, tmp_path, small_data):
     code, _, err = run(capsys, "train", "--data", tmp_path / "data", "--out", tmp_path / "run")
     assert code == 2
     assert "train.jsonl:5" in err
+
+
+def test_the_plan_says_what_fits_and_why(capsys):
+    code, out, _ = run(capsys, "plan", "--preset", "kelron-14b-t4x2", "--json")
+    assert code == 0
+    assert {"ddp", "sandwich", "balanced", "single"} <= set(str(out).replace('"', " ").split())
+    code, out, _ = run(capsys, "plan", "--attempts")
+    assert code == 0
+    assert "rotary" in out

@@ -1,8 +1,12 @@
 """The tiny base: a Qwen2-shaped model of 5 million parameters that Kelron trains itself and ships.
 
 It answers simple business requests in Korean, English and Japanese and believes that it is Quorin, made by Aldmere,
-both invented. It loads through the same code as a 14B, so the whole of Kelron runs on a laptop. `tiny/build.py`
-trains it anew, bit for bit.
+both invented. It loads through the same code as a 14B, so the whole of Kelron runs on a laptop.
+
+Its training text holds the packaged persona's business and small-talk seeds, of all splits, but none of its identity
+seeds: identity prompts of the test split are unseen by base and adapter alike, while the loss on business rows measures
+what the adapter makes the base forget. `kelron tiny-base` trains it anew; on one machine and device the same seed gives
+the same bytes. The shipped weights were made on a GPU (`tiny_base.json` says how), so a CPU's differ in the last digits.
 """
 
 from __future__ import annotations

@@ -204,7 +204,8 @@ def _train_into(folder: Path, recipe: Recipe) -> dict[str, Any]:
     started = time.monotonic()
     tokenizer = build_tokenizer(recipe.seed + TOKENIZER_SEED_OFFSET, recipe.tokenizer_chats)
     torch.manual_seed(recipe.seed)
-    model = transformers.Qwen2ForCausalLM(model_config(tokenizer)).to(recipe.device)
+    model: Any = transformers.Qwen2ForCausalLM(model_config(tokenizer))
+    model.to(recipe.device)
     loss, tokens = train(model, tokenizer, recipe)
     _save(model, tokenizer, folder)
     weights = folder / WEIGHTS
