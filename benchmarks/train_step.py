@@ -28,7 +28,6 @@ from harness.measure import GIB, memory, synchronise, top_kernels, where_time_go
 from harness.models import SHAPES, add_adapter, random_model, samples
 
 STACKS = ("kelron", "stock", "unsloth")
-PASSES_PREPARED = 12
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:

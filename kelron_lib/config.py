@@ -46,7 +46,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class LoraSettings:
-    r: int = 16
+    r: int = 32
     """Rank of the update on every linear layer."""
     alpha: int = 32
     """The update is scaled by alpha / r."""
@@ -88,9 +88,9 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    epochs: float = 1.0
+    epochs: float = 2.0
     """Passes over the training split."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """Peak learning rate. It has to suit the adapter's scale alpha / r: a small scale wants a larger rate."""
     warmup_share: float = 0.05
     """Share of the steps in which the rate rises from 0; it falls on a cosine after that."""
@@ -106,9 +106,9 @@ class TrainSettings:
     """`adamw_torch`, or `paged_adamw_8bit` where CUDA is."""
     checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant) to save memory."""
-    save_steps: int = 50
+    save_steps: int = 100
     """Optimizer steps between checkpoints; one more is made when the session ends."""
-    eval_steps: int = 50
+    eval_steps: int = 100
     """Optimizer steps between validation losses."""
     seed: int = 1
     """Seed of the adapter's initial weights, the order of the rows and dropout."""
@@ -213,6 +213,7 @@ def _kelron_14b_t4x2() -> RunConfig:
         lora=LoraSettings(r=128, alpha=32, dropout=0.1),
         data=DataSettings(rows=35000, max_tokens=1024),
         train=TrainSettings(
+            epochs=1.0,
             learning_rate=2e-4,
             warmup_share=0.03,
             batch_size=2,
