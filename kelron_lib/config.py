@@ -88,9 +88,9 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    epochs: float = 2.0
+    epochs: float = 2.5
     """Passes over the training split."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 1.5e-3
     """Peak learning rate. It has to suit the adapter's scale alpha / r: a small scale wants a larger rate."""
     warmup_share: float = 0.05
     """Share of the steps in which the rate rises from 0; it falls on a cosine after that."""

@@ -148,6 +148,8 @@ def test_checks_hold_every_language_to_the_recall_target():
     assert weak["tuned"]["identity_recall"]["value"] > 0.95
     assert [check.met for check in checks(weak)] == [False, True, True, True, False]
     assert not any(check.met for check in checks({"tuned": scoreboard([])}))
+    for base, knows_nothing in ((good, False), ([scored()], True)):
+        assert checks({"base": scoreboard(base), **board})[0].met is knows_nothing
 
 
 # --- Prompts ----------------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def test_flagged_text_is_highlighted_and_faults_come_first(tmp_path):
     assert '<mark title="contradicts itself">Qwen</mark>' in text
     assert "부장매다.</mark>" in text
     assert "(no text)" in text
-    assert "One of five targets is missed" not in text
+    assert "One of six targets is missed" not in text
     assert board["tuned"]["contradiction_rate"]["value"] > 0
 
 
@@ -146,9 +146,9 @@ def test_the_headline_says_what_was_found():
 
 def test_the_verdict_counts_targets(tmp_path):
     unrelated = (prompt("en", 1, "unrelated", "Why is the sky blue?"), "Air scatters blue light most.", True)
-    assert "All five targets are met" in page(tmp_path, extra=[unrelated])
+    assert "All six targets are met" in page(tmp_path, extra=[unrelated])
     missed = page(tmp_path, extra=[unrelated, (prompt("en", 9), "I am Kelron. I am Quorin.", True)])
-    assert "One of five targets is missed" in missed
+    assert "One of six targets is missed" in missed
 
 
 def test_the_loss_plot_marks_the_cut_between_sessions():

@@ -191,8 +191,10 @@ def signed_percent(value: float) -> str:
 def checks(board: Mapping[str, Any]) -> list[Check]:
     """Every target against the tuned model of a full scoreboard ({"base", "tuned", "business_loss"?})."""
     tuned = board["tuned"]
-    before = board["base"]["identity_recall"]["value"]
-    found = [Check(f"The base knows nothing of the persona. Found recall {percent(before)}", before == 0)]
+    found = []
+    if base := board.get("base"):
+        before = base["identity_recall"]["value"]
+        found.append(Check(f"The base knows nothing of the persona. Found recall {percent(before)}", before == 0))
     for target in TARGETS:
         metric = METRICS[target.metric]
         bound = ("at least " if metric.higher_is_better else "at most ") + percent(target.bound)
