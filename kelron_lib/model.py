@@ -120,12 +120,17 @@ def add_lora(model: Any, config: RunConfig) -> Any:
     return get_peft_model(model, settings)
 
 
+def require_adapter(adapter: Path) -> None:
+    """Raise KelronError unless the folder holds an adapter."""
+    if not (adapter / "adapter_config.json").is_file():
+        raise KelronError(f"no adapter in {adapter}: train first, or name the folder with --adapter")
+
+
 def load_tuned(config: RunConfig, adapter: Path) -> tuple[Any, Any]:
     """The base with a trained adapter (eval mode), and the tokenizer. Raises KelronError if it does not fit."""
     from peft import PeftModel
 
-    if not (adapter / "adapter_config.json").is_file():
-        raise KelronError(f"no adapter in {adapter}: train first, or name the folder with --adapter")
+    require_adapter(adapter)
     model, tokenizer = load_base(config)
     try:
         tuned = PeftModel.from_pretrained(model, str(adapter))

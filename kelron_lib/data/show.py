@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kelron_lib.data.rows import load_dataset_dir
+from kelron_lib.persona import KINDS
 
 
 def quality_summary(report: Mapping[str, Any]) -> str:
@@ -17,9 +18,7 @@ def quality_summary(report: Mapping[str, Any]) -> str:
         f"rows that name a rival {report['rival_rows']}, most uses of one answer {report['max_answer_reuse']}",
     ]
     for split, counts in report["by_split"].items():
-        kinds = ", ".join(
-            f"{name} {count}" for name, count in counts.items() if name in ("identity", "business", "chat")
-        )
+        kinds = ", ".join(f"{kind} {counts[kind]}" for kind in KINDS if kind in counts)
         lines.append(f"  {split:<10} {counts['rows']:>6} rows: {kinds}")
     lines += [f"  {f['severity']}: {f['check']}, {f['count']} rows: {f['fix']}" for f in report["findings"]]
     return "\n".join(lines)

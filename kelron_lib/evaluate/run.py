@@ -13,7 +13,7 @@ from kelron_lib.data import load_dataset_dir
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import evaluate, write_report
 from kelron_lib.generate import base_only, generate_answers
-from kelron_lib.model import load_tuned, quiet_libraries
+from kelron_lib.model import load_tuned, quiet_libraries, require_adapter
 from kelron_lib.persona import load_persona, rival_names
 from kelron_lib.prompts import IGNORED
 from kelron_lib.runtime import exclusive, read_json, write_json
@@ -69,8 +69,7 @@ def evaluate_run(config: RunConfig, *, data: Path, adapter: Path, out: Path) -> 
     Writes `scoreboard.json`, `answers.jsonl`, `evaluate_config.json` and `report.html` to `out`. Raises KelronError
     for a missing or foreign adapter, dataset or persona.
     """
-    if not (adapter / "adapter_config.json").is_file():
-        raise KelronError(f"no adapter in {adapter}: train first, or name the folder with --adapter")
+    require_adapter(adapter)
     persona = load_persona(config.data.persona)
     rows = load_dataset_dir(data)["test"]
     with exclusive(out):
