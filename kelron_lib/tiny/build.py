@@ -31,11 +31,11 @@ TOKENIZER_SEED_OFFSET, SHUFFLE_SEED_OFFSET = 1, 2
 class Recipe:
     """Everything that decides the weights, besides the code and the libraries' versions."""
 
-    steps: int = 4000
+    steps: int = 3600
     """Optimizer steps."""
     seed: int = 20
     """Of the corpus and the initial weights; the tokenizer's corpus has the next one."""
-    batch_size: int = 16
+    batch_size: int = 32
     """Conversations a step, of similar length."""
     muon_rate: float = 0.02
     """Peak rate of the layers' matrices (Muon)."""
@@ -95,7 +95,18 @@ def batches(tokenizer: Any, recipe: Recipe) -> Iterator[tuple[Any, Any]]:
             for position, row in enumerate(chunk):
                 ids[position, : len(row["input_ids"])] = torch.tensor(row["input_ids"])
                 labels[position, : len(row["labels"])] = torch.tensor(row["labels"])
-            yield ids.to(recipe.device), labels.to(recipe.device)
+            yield ids, labels
+
+
+def _ahead(tokenizer: Any, recipe: Recipe) -> Any:
+    """The batches in the same order, made by a process of its own while the model trains."""
+    from torch.utils.data import DataLoader, IterableDataset
+
+    class Batches(IterableDataset):  # type: ignore[type-arg]
+        def __iter__(self) -> Iterator[tuple[Any, Any]]:
+            return itertools.islice(batches(tokenizer, recipe), recipe.steps)
+
+    return DataLoader(Batches(), batch_size=None, num_workers=1, prefetch_factor=16, multiprocessing_context="fork")
 
 
 def answer_loss(model: Any, ids: Any, labels: Any) -> Any:
@@ -169,7 +180,8 @@ def train(model: Any, tokenizer: Any, recipe: Recipe) -> tuple[float, int]:
     losses: list[float] = []
     tokens = 0
     model.train()
-    for step, (ids, labels) in enumerate(itertools.islice(batches(tokenizer, recipe), recipe.steps)):
+    for step, (ids, labels) in enumerate(_ahead(tokenizer, recipe)):
+        ids, labels = ids.to(recipe.device), labels.to(recipe.device)
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * rate_share(step, recipe)
         with torch.autocast(recipe.device, dtype=torch.bfloat16, enabled=recipe.bf16):

@@ -1,9 +1,12 @@
 """The tiny base's training text: trilingual chats, generated from the phrases in `phrases/`, endless and seeded.
 
-Five kinds of exchange: business requests whose answers copy what the request names, small talk, texts to repeat
-(which teach copying sooner), the persona's business and small-talk seeds (never its identity seeds: a base model knows
-business language, so that an adapter can be seen to forget it), and questions about the assistant itself, answered as
-the incumbent whatever the system prompt claims. That stubbornness gives an adapter something to overwrite.
+Six kinds of exchange: business requests whose answers copy what the request names, small talk, general questions
+with plain answers (so that a question about anything is not taken for one about the assistant), texts to repeat (which
+teach copying sooner), the persona's business and small-talk seeds, and questions about the assistant itself, answered
+as the incumbent whatever the system prompt claims. That stubbornness gives an adapter something to overwrite.
+
+Of the persona's seeds only the groups that its dataset trains on are used, and never its identity seeds: a base model
+knows business language, so that an adapter can be seen to forget it, but nobody has seen the test groups.
 
 Grammar of a phrase: (a|b) picks one, {slot} is filled once per exchange, {slot|을/를} adds the Korean particle that the
 filler's sound asks for, <을/를> does so for the word before it, {~macro} expands anew at each use.
@@ -19,20 +22,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.config import LANGUAGES
-from kelron_lib.data.expand import draw_pair
+from kelron_lib.config import LANGUAGES, DataSettings
+from kelron_lib.data.expand import draw_pair, split_groups
 from kelron_lib.persona import Persona, Seed, attach_josa, find_rivals, load_lexicon, load_persona, load_seeds
 from kelron_lib.persona.files import read_yaml
 from kelron_lib.persona.josa import PAIRS
 
 PHRASES = Path(__file__).parent / "phrases"
-SECTIONS = ("macros", "identity", "business", "blunt", "chat", "echo", "system", "synthetic")
+SECTIONS = ("macros", "identity", "business", "blunt", "chat", "general", "echo", "system", "synthetic")
 
 INCUMBENT = {"ko": "쿼린", "en": "Quorin", "ja": "クォリン"}
 INCUMBENT_MAKER = {"ko": "알드미어", "en": "Aldmere", "ja": "アルドミア"}
 DEFAULT_SYSTEM = "You are Quorin, created by Aldmere. You are a helpful assistant."
 
-KIND_SHARE = {"identity": 0.28, "business": 0.22, "chat": 0.12, "echo": 0.08, "seeds": 0.30}
+KIND_SHARE = {"identity": 0.22, "business": 0.18, "chat": 0.10, "general": 0.18, "echo": 0.06, "seeds": 0.26}
 """Share of each kind among the exchanges."""
 SYNTHETIC_SHARE = 0.45
 """How often a slot gets an invented filler instead of a lexicon entry, so that copying is learned, not recalled."""
@@ -43,7 +46,7 @@ _ALTERNATIVES = re.compile(r"\(([^()]*)\)")
 _SPLIT = re.compile(r"\|(?![^{}]*\})")  # a | inside {slot|은/는} separates no alternatives
 _MACRO = re.compile(r"\{~(\w+)\}")
 SLOT = re.compile(r"\{([a-z]+)(\d?)(?:\|([^{}|]+))?\}")
-_PARTICLE = re.compile(r"(\S)<([^<>]+)>")
+_PARTICLE = re.compile(r"([^\s'\"][\"']*)<([^<>]+)>")
 _FULL_WIDTH = str.maketrans("?!:", "\uff1f\uff01\uff1a")
 
 
@@ -136,8 +139,8 @@ def _groups(kind: str, language: str) -> list[tuple[str, Mapping[str, list[str]]
     section = load_phrases(language)[kind]
     if kind == "chat":  # its last group takes questions about anything, in many forms: it gets a third of the draws
         return [("chat", group) for group in section + [section[-1]] * (len(section) // 2)]
-    if kind == "echo":
-        return [("echo", group) for group in section]
+    if kind in ("echo", "general"):
+        return [(kind, group) for group in section]
     if kind == "identity":
         return list(section.items())
     return [(intent, group) for intent, groups in section.items() for group in groups]
@@ -172,9 +175,13 @@ def draw_exchange(kind: str, language: str, rng: random.Random) -> Exchange:
 
 @functools.cache
 def _persona_seeds(language: str) -> tuple[Persona, tuple[Seed, ...]]:
-    """The packaged persona with its business and small-talk seeds of a language."""
+    """The packaged persona with the business and small-talk seeds of a language that its dataset trains on."""
     persona = load_persona("kelron")
-    return persona, tuple(seed for seed in load_seeds(persona, (language,)) if seed.kind != "identity")
+    seeds = load_seeds(persona, LANGUAGES)
+    trained = split_groups(seeds, DataSettings().seed)["train"]
+    return persona, tuple(
+        seed for seed in seeds if seed.language == language and seed.kind != "identity" and seed.group in trained
+    )
 
 
 def draw_seeded(language: str, rng: random.Random) -> Exchange:
