@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from kelron_lib.errors import KelronError
+from kelron_lib.manifest import TRAINER_STATE
+from kelron_lib.processes import World
 from kelron_lib.runtime import SessionClock, duration
 
 
@@ -19,12 +22,14 @@ class BudgetCallback(TrainerCallback):
     """Ends training at the last step boundary from which the next step and the last save still fit.
 
     The next step is assumed to take as long as the slowest of the last ten, and the last save twice as long as
-    the slowest so far; validation is added where it is due. `stopped` says whether the budget ended the run.
+    the slowest so far; validation is added where it is due. `stopped` says whether the budget ended the run. Where
+    several processes train, one that has to stop stops them all.
     """
 
-    def __init__(self, clock: SessionClock, reserve: float) -> None:
+    def __init__(self, clock: SessionClock, reserve: float, world: World) -> None:
         self.clock = clock
         self.reserve = reserve
+        self._world = world
         self.stopped = False
         self.slowest_save = 0.0
         self._steps: deque[float] = deque(maxlen=10)
@@ -38,7 +43,7 @@ class BudgetCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._step_ended = self.clock.elapsed()
         self._steps.append(self._step_ended - self._step_began)
-        if state.global_step < state.max_steps and self.clock.left() < self._cost_of_next(state):
+        if state.global_step < state.max_steps and self._world.any(self.clock.left() < self._cost_of_next(state)):
             self.stopped = True
             control.should_training_stop = True
             control.should_save = True
@@ -54,16 +59,36 @@ class BudgetCallback(TrainerCallback):
 
 
 class StoreCallback(TrainerCallback):
-    """Hands every checkpoint that the trainer wrote to `keep_checkpoint`, and times it for the budget."""
+    """Hands every checkpoint that the trainer wrote to `keep_checkpoint`, and times it for the budget.
 
-    def __init__(self, keep_checkpoint: Callable[[Path], None], budget: BudgetCallback) -> None:
+    Process 0 does it, with the random states of all processes in its folder; the others wait.
+    """
+
+    def __init__(self, keep_checkpoint: Callable[[Path], None], budget: BudgetCallback, world: World) -> None:
         self._keep = keep_checkpoint
         self._budget = budget
+        self._world = world
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         began = time.monotonic()
-        self._keep(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self._collect_random_states(folder)
+        if self._world.first:
+            self._keep(folder)
+        self._world.wait()
         self._budget.slowest_save = max(self._budget.slowest_save, time.monotonic() - began)
+
+    def _collect_random_states(self, folder: Path) -> None:
+        """Bring the files of processes on other machines to process 0, and leave nothing behind there."""
+        if self._world.size == 1:
+            return
+        own = (folder / f"rng_state_{self._world.rank}.pth").read_bytes()
+        for rank, content in enumerate(self._world.gather(own)):
+            target = folder / f"rng_state_{rank}.pth"
+            if self._world.first and not target.exists():
+                target.write_bytes(content)
+        if not (folder / TRAINER_STATE).exists():  # process 0 and its folder are on another machine
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class GuardCallback(TrainerCallback):
@@ -102,9 +127,12 @@ class TimingCallback(TrainerCallback):
 class ProgressCallback(TrainerCallback):
     """One plain line every `interval` seconds: step, losses, rate, and the time left of training and session."""
 
-    def __init__(self, clock: SessionClock, rows_per_step: int, say: Callable[[str], None], interval: float) -> None:
+    def __init__(
+        self, clock: SessionClock, samples: Sequence[int], say: Callable[[str], None], interval: float
+    ) -> None:
+        """`samples` says how many samples each step of the run holds."""
         self._clock = clock
-        self._rows_per_step = rows_per_step
+        self._samples = samples
         self._say = say
         self._interval = interval
         self._began = 0.0
@@ -136,7 +164,7 @@ class ProgressCallback(TrainerCallback):
         parts = [f"step {state.global_step}/{state.max_steps}", f"loss {self._loss:.3f}"]
         if math.isfinite(self._validation):
             parts.append(f"validation {self._validation:.3f}")
-        parts.append(f"{done * self._rows_per_step / seconds:.1f} rows/s")
+        parts.append(f"{sum(self._samples[self._first_step : state.global_step]) / seconds:.1f} samples/s")
         if math.isfinite(left):
             parts.append(f"training ends in {duration(left)}")
         parts.append(f"session ends in {duration(self._clock.left())}")

@@ -32,6 +32,11 @@ class ModelSettings:
     """Base model: `tiny` (shipped with Kelron), a hub id, or a folder in transformers' format."""
     dtype: str = "float32"
     """Compute dtype of the matrix products: float32 on a CPU, float16 on a T4 (no bf16 tensor cores there)."""
+    head: str = "keep"
+    """The output head while training: `keep` (as loaded) or `nf4` (1.1 GiB less on the GPU for a 14B)."""
+    embedding: str = "device"
+    """Where the embedding's table rests while training: `device`, or `host` (1.45 GiB less on the GPU for a 14B; not
+    for a model whose head shares the table). Without a GPU both are the same."""
     stop_token_ids: tuple[int, ...] = (4095, 4093)
     """Ids that end an answer: `<|im_end|>`, then `<|endoftext|>`. Checked against the tokenizer at load."""
 
@@ -41,6 +46,8 @@ class ModelSettings:
             self.dtype in ("float32", "float16"),
             f"model.dtype is {self.dtype!r}: use float32 (CPU) or float16 (T4, which has no bf16 tensor cores)",
         )
+        _require(self.head in ("keep", "nf4"), f"model.head is {self.head!r}: use keep or nf4")
+        _require(self.embedding in ("host", "device"), f"model.embedding is {self.embedding!r}: use host or device")
         _require(len(self.stop_token_ids) > 0, "model.stop_token_ids is empty: answers would never end")
 
 
@@ -89,15 +96,18 @@ class DataSettings:
 @dataclass(frozen=True)
 class TrainSettings:
     epochs: float = 2.5
-    """Passes over the training split."""
+    """Times that every training row is seen; a fraction ends the last round early."""
     learning_rate: float = 1.5e-3
     """Peak learning rate. It has to suit the adapter's scale alpha / r: a small scale wants a larger rate."""
     warmup_share: float = 0.05
     """Share of the steps in which the rate rises from 0; it falls on a cosine after that."""
-    batch_size: int = 16
-    """Rows per device and pass."""
-    accumulation: int = 1
-    """Passes per optimizer step."""
+    row_tokens: int = 256
+    """Tokens of a packed row, which holds as many samples as fit: at least data.max_tokens."""
+    rows_per_pass: int = 5
+    """Packed rows that go through the model together (5 of 256 tokens hold about 16 samples of the tiny preset)."""
+    passes_per_step: int = 1
+    """Passes of an optimizer step, over all processes: with `n` processes each makes passes_per_step / n of them, so
+    that a run's steps do not depend on the number of processes."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = 1.0
@@ -117,7 +127,7 @@ class TrainSettings:
         _require(self.epochs > 0, f"train.epochs is {self.epochs}: it must be positive")
         _require(0 < self.learning_rate < 1, f"train.learning_rate is {self.learning_rate}: use (0, 1)")
         _require(0 <= self.warmup_share < 1, f"train.warmup_share is {self.warmup_share}: use [0, 1)")
-        for name in ("batch_size", "accumulation", "save_steps", "eval_steps"):
+        for name in ("row_tokens", "rows_per_pass", "passes_per_step", "save_steps", "eval_steps"):
             value = getattr(self, name)
             _require(value >= 1, f"train.{name} is {value}: it must be at least 1")
         _require(
@@ -134,6 +144,8 @@ class SessionSettings:
     """Time kept free at the end for the last checkpoint."""
     progress_seconds: float = 5.0
     """Time between two progress lines."""
+    processes: int = 0
+    """Training processes on this machine; 0: one for each GPU as far as train.passes_per_step divides, else one."""
 
     def __post_init__(self) -> None:
         _require(self.budget_seconds > 0, "session.budget_seconds must be positive")
@@ -142,6 +154,7 @@ class SessionSettings:
             f"session.reserve_seconds is {self.reserve_seconds}: it must be below the budget "
             f"of {self.budget_seconds} s, or no step would ever run",
         )
+        _require(self.processes >= 0, f"session.processes is {self.processes}: a number, or 0 for one a GPU")
 
 
 @dataclass(frozen=True)
@@ -196,6 +209,11 @@ class RunConfig:
             "train.optimizer is paged_adamw_8bit but model.dtype is float32: the paged optimizer needs CUDA",
         )
         _require(
+            self.train.row_tokens >= self.data.max_tokens,
+            f"train.row_tokens is {self.train.row_tokens} and data.max_tokens {self.data.max_tokens}: a packed row has "
+            "to hold the longest sample; raise train.row_tokens or lower data.max_tokens",
+        )
+        _require(
             self.evaluate.max_new_tokens <= 4 * self.data.max_tokens,
             f"evaluate.max_new_tokens is {self.evaluate.max_new_tokens}, over four times data.max_tokens "
             f"({self.data.max_tokens}): answers of that length were never trained",
@@ -209,15 +227,22 @@ def _tiny_cpu() -> RunConfig:
 def _kelron_14b_t4x2() -> RunConfig:
     return RunConfig(
         preset="kelron-14b-t4x2",
-        model=ModelSettings(base="Qwen/Qwen2.5-14B-Instruct", dtype="float16", stop_token_ids=(151645, 151643)),
+        model=ModelSettings(
+            base="Qwen/Qwen2.5-14B-Instruct",
+            dtype="float16",
+            head="nf4",
+            embedding="host",
+            stop_token_ids=(151645, 151643),
+        ),
         lora=LoraSettings(r=128, alpha=32, dropout=0.1),
-        data=DataSettings(rows=35000, max_tokens=1024),
+        data=DataSettings(rows=35000, max_tokens=512),
         train=TrainSettings(
             epochs=1.0,
             learning_rate=2e-4,
             warmup_share=0.03,
-            batch_size=2,
-            accumulation=4,
+            row_tokens=512,
+            rows_per_pass=4,
+            passes_per_step=2,
             optimizer="paged_adamw_8bit",
             checkpointing=True,
             save_steps=500,

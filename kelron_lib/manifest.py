@@ -155,11 +155,11 @@ class Pointer:
         return pointer
 
 
-def compare(manifest: Manifest, *, config: dict[str, Any], data_fingerprint: str, world_size: int) -> list[str]:
-    """The dotted config keys, then `data_fingerprint` and `world_size`, in which a checkpoint differs from a run.
+def compare(manifest: Manifest, *, config: dict[str, Any], data_fingerprint: str) -> list[str]:
+    """The dotted config keys, then `data_fingerprint`, in which a checkpoint differs from a run.
 
-    Only what changes the result counts: FREE_SECTIONS do not. A checkpoint without a manifest of its own recorded
-    no config and no data, so that only the world size can differ.
+    Only what changes the result counts: neither FREE_SECTIONS nor the number of processes do. A checkpoint without a
+    manifest of its own recorded no config and no data: it differs in nothing.
     """
     differing: list[str] = []
     if manifest.config:
@@ -168,8 +168,6 @@ def compare(manifest: Manifest, *, config: dict[str, Any], data_fingerprint: str
         differing = sorted(key for key in then.keys() | here.keys() if then.get(key, absent) != here.get(key, absent))
     if manifest.data_fingerprint not in ("", data_fingerprint):
         differing.append("data_fingerprint")
-    if manifest.world_size != world_size:
-        differing.append("world_size")
     return differing
 
 

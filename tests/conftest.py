@@ -7,8 +7,8 @@ from kelron_lib.data import build_dataset
 
 SMALL = (
     "data.rows=240",
-    "train.batch_size=8",
-    "train.epochs=0.5",
+    "train.rows_per_pass=3",
+    "train.epochs=0.6",
     "train.save_steps=4",
     "train.eval_steps=3",
     "lora.r=4",

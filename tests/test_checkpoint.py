@@ -682,8 +682,7 @@ def test_a_folder_without_a_manifest_restores_and_says_what_it_lacks(bare, tmp_p
         "but no checksums prove them"
     ]
     same = {"config": RUN["config"], "data_fingerprint": "x"}
-    assert compare(restored.manifest, **same, world_size=1) == []
-    assert compare(restored.manifest, **same, world_size=2) == ["world_size"]
+    assert compare(restored.manifest, **same) == []
 
 
 @pytest.mark.parametrize("how", ["removed", "truncated", "emptied"])
@@ -772,7 +771,7 @@ def test_compare_names_what_changes_the_run(store, tmp_path):
         "evaluate": {"batch_size": 1},
     }
     manifest = save(store, tmp_path / "work", 10, config=config)
-    here = {"data_fingerprint": RUN["data_fingerprint"], "world_size": 1}
+    here = {"data_fingerprint": RUN["data_fingerprint"]}
     assert compare(manifest, config=config, **here) == []
     free = {"preset": "b", "session": {}, "store": {"url": "b"}, "evaluate": {"batch_size": 2}}
     assert compare(manifest, config=config | free, **here) == []
@@ -782,13 +781,12 @@ def test_compare_names_what_changes_the_run(store, tmp_path):
         "model": {"base": "tiny", "stop_token_ids": [1]},
         "train": {"learning_rate": 2e-4, "deep": {"x": 2}, "new": None},
     }
-    assert compare(manifest, config=other, data_fingerprint="e" * 64, world_size=2) == [
+    assert compare(manifest, config=other, data_fingerprint="e" * 64) == [
         "model.stop_token_ids",
         "train.deep.x",
         "train.learning_rate",
         "train.new",
         "data_fingerprint",
-        "world_size",
     ]
 
 

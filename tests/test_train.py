@@ -29,6 +29,15 @@ def losses(out):
     return json.loads((out / "losses.json").read_text())
 
 
+def assert_close(one, other, steps):
+    """Two lists of losses are those of the same run but for the order of floating-point additions."""
+    assert [entry["step"] for entry in one] == [entry["step"] for entry in other]
+    assert one[-1]["step"] == steps
+    for a, b in zip(one, other, strict=True):
+        assert a.keys() == b.keys()
+        assert list(a.values()) == pytest.approx(list(b.values()), rel=1e-4)
+
+
 def adapter(out):
     return (out / "adapter" / "adapter_model.safetensors").read_bytes()
 
@@ -71,6 +80,28 @@ def test_training_lowers_both_losses_and_keeps_two_checkpoints(uninterrupted):
     assert verify_store(store).ok
     assert latest(store).step == STEPS
     assert sorted(p.name for p in (uninterrupted / "store").glob("step-*")) == ["step-000008", "step-000012"]
+
+
+def test_a_step_is_the_same_in_one_pass_or_in_several(small_config, small_data, tmp_path):
+    """Accumulation changes nothing but the order of additions."""
+    found = []
+    for rows, passes in ((4, 1), (1, 4)):
+        overrides = [
+            f"train.rows_per_pass={rows}",
+            f"train.passes_per_step={passes}",
+            "train.epochs=0.2",
+            "lora.dropout=0",
+        ]
+        config = apply_overrides(small_config, [*overrides, "train.learning_rate=1e-3", "train.save_steps=100"])
+        train(config, small_data, tmp_path / str(rows), say=silent)
+        found.append(losses(tmp_path / str(rows)))
+    assert_close(*found, steps=3)
+
+
+def test_a_sample_that_fits_no_row_is_named(small_config, small_data, tmp_path):
+    config = apply_overrides(small_config, ["data.max_tokens=60", "evaluate.max_new_tokens=60"])
+    with pytest.raises(KelronError, match=r"row .+: the row has \d+ tokens and data.max_tokens is 60"):
+        train(config, small_data, tmp_path, say=silent)
 
 
 def test_embedding_and_head_are_not_upcast_and_not_trained(small_config):
@@ -175,22 +206,22 @@ def test_a_second_run_in_the_same_folder_is_refused(small_config, small_data, tm
         train(small_config, small_data, tmp_path, say=silent)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(small_config, small_data, tmp_path, monkeypatch):
-    import kelron_lib.train as module
+def test_numbers_that_are_none_stop_the_run_with_the_layers_name(small_config, small_data, tmp_path, monkeypatch):
+    import kelron_lib.trainer as module
 
-    built = module._build_trainer
+    built = module.build_trainer
 
     def poisoned(*args):
         import torch
 
         trainer = built(*args)
-        weight = next(p for name, p in trainer.model.named_parameters() if "lora_B" in name)
+        weight = next(p for name, p in trainer.model.named_parameters() if "layers.1" in name and "lora_B" in name)
         with torch.no_grad():
             weight.fill_(float("nan"))
         return trainer
 
-    monkeypatch.setattr(module, "_build_trainer", poisoned)
-    with pytest.raises(KelronError, match="loss is nan at step 1"):
+    monkeypatch.setattr(module, "build_trainer", poisoned)
+    with pytest.raises(KelronError, match=r"layer 1 \(.*gave NaN"):
         train(small_config, small_data, tmp_path, say=silent)
     status = json.loads((tmp_path / "status.json").read_text())
     assert (status["state"], status["step"]) == ("failed", 0)

@@ -8,7 +8,7 @@ the optimizer step; a phase is a dict of parts, so that a peak can be shown as w
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kelron_lib.errors import KelronError
 from kelron_lib.placement.shapes import ModelShape, lora_names
@@ -31,7 +31,7 @@ class Coefficients:
     full_logit: int = 14
     """Bytes per logit of transformers' loss: fp16 logits, float32 log-softmax, and two float32 gradients at once."""
     exchange: float = 0.05 * GIB
-    """Gradient exchange between GPUs: two buckets of 25 MiB (torch's default). Assumed, not measured."""
+    """NCCL's buffers; the gradients themselves are summed where they lie. Assumed, not measured."""
 
 
 DEFAULT = Coefficients()
@@ -48,7 +48,9 @@ class Workload:
     supervised: float = 0.5
     """Share of the tokens that the loss is taken on."""
     accumulation: int = 1
-    """Passes per optimizer step; above 1 the gradients stay through every pass."""
+    """Passes per optimizer step on each GPU; above 1 the gradients stay through every pass."""
+    step_passes: int = 0
+    """Passes of an optimizer step over all GPUs, which then says what `accumulation` is; 0: as many as there are."""
     lora_rank: int = 128
     """Rank of the adapter."""
     lora_targets: str = "all-linear"
@@ -91,6 +93,12 @@ class Workload:
                 raise KelronError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if not 0 < self.supervised <= 1:
             raise KelronError(f"supervised is {self.supervised}: a share in (0, 1]")
+
+    def shared_by(self, copies: int) -> Workload:
+        """The same with the passes of a step shared by `copies` of the model."""
+        if not self.step_passes:
+            return self
+        return replace(self, accumulation=math.ceil(self.step_passes / copies))
 
     @property
     def tokens(self) -> int:

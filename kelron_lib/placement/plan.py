@@ -124,13 +124,15 @@ def parse_gpus(text: str) -> list[float]:
 def workload(config: RunConfig, **changes: Any) -> Workload:
     """The workload of a run's config, with `changes` to single fields."""
     found = Workload(
-        rows=config.train.batch_size,
-        row_tokens=config.data.max_tokens,
-        accumulation=config.train.accumulation,
+        rows=config.train.rows_per_pass,
+        row_tokens=config.train.row_tokens,
+        step_passes=config.train.passes_per_step,
         lora_rank=config.lora.r,
         lora_dropout=config.lora.dropout,
         checkpointing=config.train.checkpointing,
         optimizer="adamw" if config.train.optimizer == "adamw_torch" else config.train.optimizer,
+        embedding="gpu" if config.model.embedding == "device" else config.model.embedding,
+        head="16bit" if config.model.head == "keep" else config.model.head,
     )
     return replace(found, **changes)
 
@@ -203,7 +205,7 @@ class _Setting:
         if placement == "balanced":
             return max(
                 balanced_choices(self.shape, self.free),
-                key=lambda split: min(gpu.margin for gpu in self.split_memory(self.work, split)),
+                key=lambda split: min(gpu.margin for gpu in self.split_memory(self.work.shared_by(1), split)),
             )
         return None
 
@@ -212,7 +214,12 @@ class _Setting:
         everyone = list(range(len(self.gpus)))
         return [max(everyone, key=lambda gpu: self.free[gpu])] if placement == "single" else everyone
 
+    def copies(self, placement: str) -> int:
+        """Copies of the model, which share the passes of a step."""
+        return len(self.gpus) if placement == "ddp" else 1
+
     def memories(self, placement: str, work: Workload, split: Split | None) -> tuple[GpuMemory, ...]:
+        work = work.shared_by(self.copies(placement))
         if split:
             return self.split_memory(work, split)
         whole = Share(self.shape.layers, exchange=placement == "ddp")
@@ -229,9 +236,9 @@ class _Setting:
 
     def option(self, placement: str) -> Option:
         split = self.split(placement)
-        copies = len(self.gpus) if placement == "ddp" else 1
+        copies = self.copies(placement)
         passes = self.epoch.passes(self.work)
-        steps = math.ceil(passes / (self.work.accumulation * copies))
+        steps = math.ceil(passes / (self.work.step_passes or self.work.accumulation * copies))
         one_pass = pass_seconds(self.shape, self.work, self.epoch, self.rate)
         seconds = math.ceil(passes / copies) * one_pass + steps * exchange_seconds(self.shape, self.work, copies)
         splits = [split] if split else [self._whole(gpu) for gpu in self.members(placement)]
@@ -298,12 +305,15 @@ def _notes(setting: _Setting, options: Sequence[Option], chosen: Option | None, 
     for gpu, taken in enumerate(setting.used):
         if taken:
             notes.append(f"GPU {gpu}: {taken:.2f} GiB are in use by other jobs; the plan leaves them alone.")
-    count = len(setting.gpus)
+    count, work = len(setting.gpus), setting.work
     if wanted and count < wanted:
+        then = f"a step averages {wanted / count:.1f}x fewer tokens"
+        if work.step_passes:
+            held = work.shared_by(count).accumulation
+            then = f"a step is {held} passes in turn on each" + (", the gradients held through them" * (held > 1))
         notes.append(
             f"The preset is made for {wanted} GPUs and there {_is_are(count)}: an epoch takes about "
-            f"{wanted / count:.1f}x the time, and a step averages {wanted / count:.1f}x fewer tokens unless "
-            "train.accumulation is raised."
+            f"{wanted / count:.1f}x the time, and {then}."
         )
     if chosen is None:
         best = max(options, key=lambda option: option.margin)

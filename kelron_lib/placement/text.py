@@ -47,7 +47,8 @@ def pass_line(plan: Plan) -> str:
     """A pass and an epoch in a line."""
     work, epoch = plan.work, plan.epoch
     again, without = plan.flops
-    accumulated = f" x {work.accumulation} passes" if work.accumulation > 1 else ""
+    passes = work.step_passes or work.accumulation
+    accumulated = f", {passes} passes a step{'' if work.step_passes else ' and GPU'}" if passes > 1 else ""
     return (
         f"{work.rows} rows of {work.row_tokens:,} tokens a pass{accumulated}, {work.loss} loss, "
         f"{work.optimizer.replace('_', ' ')}; epoch of {epoch.samples:,} samples of {epoch.mean_tokens:g} tokens; "

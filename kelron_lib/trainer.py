@@ -1,0 +1,254 @@
+"""The trainer: transformers' own, with packed passes, a loss over all tokens of a step, and gradients summed in place.
+
+torch's DistributedDataParallel is not used: its buckets would hold a second set of gradients (2 GiB for a 14B at
+r=128) through every pass. Here each gradient is sent from where it lies, while the backward pass goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from kelron_lib.batching import encode_rows
+from kelron_lib.config import RunConfig
+from kelron_lib.data import load_dataset_dir
+from kelron_lib.engine.packing import PackedCollator, PackedPasses, plan_passes, supervised_tokens
+from kelron_lib.engine.prepare import forward_loss, prepare
+from kelron_lib.engine.watch import FiniteWatch, watch_finite
+from kelron_lib.errors import KelronError
+from kelron_lib.model import add_lora, load_base, quiet_libraries
+from kelron_lib.processes import World
+from kelron_lib.schedule import Schedule, pass_seed, plan_run, sample_lengths
+
+USED_SPLITS = ("train", "validation")
+PAGED_FROM = 100_000
+"""bitsandbytes pages the optimizer states of parameters with at least so many values."""
+
+
+class Replica(torch.nn.Module):
+    """One process's copy of a model; after the last backward pass of a step its gradients are the sums over all."""
+
+    def __init__(self, module: Any, world: World) -> None:
+        super().__init__()
+        self.module = module
+        self._exchanges = world.size > 1
+        self._sent: list[Any] = []
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if self._exchanges:
+            for parameter in trained:
+                dist.broadcast(parameter.data, src=0)
+                parameter.register_post_accumulate_grad_hook(self._send)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Backward passes in here only add up this process's own gradients."""
+        before, self._exchanges = self._exchanges, False
+        try:
+            yield
+        finally:
+            self._exchanges = before
+
+    def _send(self, parameter: torch.Tensor) -> None:
+        if self._exchanges:
+            self._sent.append(dist.all_reduce(parameter.grad, async_op=True))
+
+    def finish(self) -> None:
+        """Wait for the sums that are under way."""
+        for exchange in self._sent:
+            exchange.wait()
+        self._sent.clear()
+
+
+class WatchCallback(TrainerCallback):
+    """Stops a run with NaN or infinity in a layer's output, by the layer's name and before it reaches the adapter."""
+
+    def __init__(self, watch: FiniteWatch) -> None:
+        self._watch = watch
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._watch.check()
+
+
+class KelronTrainer(Trainer):
+    """transformers' Trainer over a Schedule's passes."""
+
+    model: Any
+    optimizer: Any
+
+    def __init__(
+        self,
+        *,
+        schedule: Schedule,
+        training: PackedPasses,
+        validation: PackedPasses,
+        collate: PackedCollator,
+        world: World,
+        **kwargs: Any,
+    ) -> None:
+        self.schedule, self.training, self.validation, self.collate = schedule, training, validation, collate
+        self.world = world
+        super().__init__(train_dataset=training, eval_dataset=validation, data_collator=collate, **kwargs)
+        self._validation_tokens = sum(supervised_tokens(collate([validation[i]])) for i in range(len(validation)))
+
+    def get_train_dataloader(self) -> Any:
+        """This process's passes in their order; accelerate, which would share them out again, is left aside."""
+        own = torch.Generator()  # a loader draws a number for its workers: not from the run's generator
+        passes: Any = self.training
+        return DataLoader(passes, batch_size=1, collate_fn=self.collate, generator=own)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any = None) -> tuple[list[Any], int]:
+        """The step's batches of this process, each with its `number` in the run, and the step's tokens over all."""
+        step = self.state.global_step
+        numbers = self.schedule.numbers(step, self.world.rank, self.world.size)
+        batches = [{**next(epoch_iterator), "number": number} for number in numbers]
+        return batches, self.schedule.tokens[step]
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """Batches stay on the CPU: the engine sends what it needs, and reads the rest without waiting for the GPU."""
+        return inputs
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        if not training or isinstance(model, Replica):
+            return model
+        # The Trainer of transformers before 5 prepares the optimizer only together with the model.
+        self.optimizer = self.accelerator.prepare(self.optimizer)
+        return Replica(model, self.world)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """A pass's summed cross-entropy over the tokens of its whole step. Dropout is drawn by the pass's number."""
+        batch = dict(inputs)
+        torch.manual_seed(pass_seed(self.args.seed, batch.pop("number")))
+        return forward_loss(model, batch, num_items_in_batch)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        model.finish()
+        return loss * self.world.size  # the Trainer logs the mean over processes, and the loss is their sum
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The validation loss per supervised token. The training's random numbers stay as they are."""
+        self.model.eval()
+        total = 0.0
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            for index in range(self.world.rank, len(self.validation), self.world.size):
+                total += forward_loss(self.model, self.collate([self.validation[index]]), 1.0).item()
+        metrics = {"eval_loss": self.world.sum(total) / self._validation_tokens}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: it costs a walk over all parameters a pass, and nobody reads it."""
+        return 0
+
+    def store_flos(self) -> None:
+        """Nothing to store, and nothing to wait for the other processes for."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The adapter's weights by way of the CPU: PEFT would put those of every process on the first GPU."""
+        from peft import load_peft_weights, set_peft_model_state_dict
+
+        set_peft_model_state_dict(self.model, load_peft_weights(resume_from_checkpoint, device="cpu"))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            _page_again(self.optimizer.optimizer)
+
+
+def _page_again(optimizer: Any) -> None:
+    """Put a paged optimizer's states back into paged memory, which loading them does not (bitsandbytes 0.50)."""
+    if not getattr(optimizer, "is_paged", False):
+        return
+    for parameter, state in optimizer.state.items():
+        for name in ("state1", "state2"):
+            if parameter.is_cuda and parameter.numel() >= PAGED_FROM and not getattr(state[name], "is_paged", False):
+                paged = optimizer.get_state_buffer(parameter, dtype=state[name].dtype)
+                torch.cuda.synchronize()
+                paged.copy_(state[name])
+                state[name] = paged
+    torch.cuda.empty_cache()
+
+
+def _arguments(config: RunConfig, work: Path, world: World) -> TrainingArguments:
+    """transformers' TrainingArguments for a config; what Kelron does itself is switched off there."""
+    train = config.train
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=1,  # the schedule spans all epochs
+        learning_rate=train.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=train.warmup_share,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=train.passes_per_step // world.size,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        optim=train.optimizer,
+        fp16=config.model.dtype == "float16",
+        use_cpu=not torch.cuda.is_available(),
+        eval_strategy="steps",
+        eval_steps=train.eval_steps,
+        save_strategy="steps",
+        save_steps=train.save_steps,
+        save_total_limit=1,
+        # Logging every step keeps the logged losses independent of where a run is cut.
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        prediction_loss_only=True,
+        remove_unused_columns=False,
+        seed=train.seed,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    if world.size == 1 and arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # or the Trainer would count the GPUs beside this one as its own
+    return arguments
+
+
+def build_trainer(config: RunConfig, data: Path, work: Path, world: World) -> KelronTrainer:
+    """The trainer with its encoded splits, nf4 base and fresh adapter, ready for packed passes.
+
+    Raises KelronError for a dataset, a base or a number of processes that cannot be used.
+    """
+    splits = load_dataset_dir(data)
+    for name in USED_SPLITS:
+        if not splits[name]:
+            raise KelronError(f"the {name} split in {data} is empty: make the dataset again with `kelron data`")
+    train = config.train
+    packing = {"row_tokens": train.row_tokens, "rows_per_pass": train.rows_per_pass, "seed": train.seed}
+    with quiet_libraries():
+        base, tokenizer = load_base(config)
+        seen, unseen = (encode_rows(tokenizer, splits[name], config.data.max_tokens) for name in USED_SPLITS)
+        schedule = plan_run(seen, passes_per_step=train.passes_per_step, epochs=train.epochs, **packing)
+        validation = PackedPasses(unseen, plan_passes(sample_lengths(unseen), epoch=0, **packing))
+        model = prepare(
+            add_lora(base, config),
+            embedding=config.model.embedding,
+            head=config.model.head,
+            checkpointing=train.checkpointing,
+        )
+    trainer = KelronTrainer(
+        schedule=schedule,
+        training=PackedPasses(seen, schedule.share(world.rank, world.size)),
+        validation=validation,
+        collate=PackedCollator(train.row_tokens, tokenizer.pad_token_id or 0),  # nothing looks at padding
+        world=world,
+        model=model,
+        args=_arguments(config, work, world),
+        callbacks=[WatchCallback(watch_finite(model))],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
