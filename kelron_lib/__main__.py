@@ -100,6 +100,19 @@ def _plan(args: argparse.Namespace, config: RunConfig) -> int:
     return 0
 
 
+def _preflight(args: argparse.Namespace, config: RunConfig) -> int:
+    import json
+
+    from kelron_lib.preflight import preflight, report_dict, report_table
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    report = preflight(config, args.out, quick=args.quick, random_weights=args.random_weights, say=say)
+    print(json.dumps(report_dict(report), indent=2) if args.json else report_table(report))
+    return 1 if report.failed else 0
+
+
 def _tiny_base(args: argparse.Namespace, config: RunConfig) -> int:
     from kelron_lib.tiny.build import build
 
@@ -131,6 +144,11 @@ def _parser() -> argparse.ArgumentParser:
     def out(parser: argparse.ArgumentParser, default: str, help_text: str) -> None:
         parser.add_argument("--out", type=Path, default=Path(default), help=f"{help_text} (default: %(default)s)")
 
+    check = verb("preflight", _preflight, "check this machine, plan for it, and measure three real steps")
+    check.add_argument("--quick", action="store_true", help="few layers with random weights; times scaled by layers")
+    check.add_argument("--random-weights", action="store_true", help="the base's shape, not its weights")
+    check.add_argument("--json", action="store_true", help="as JSON")
+    check.add_argument("--out", type=Path, help="the run's folder; preflight.json goes there (default: nowhere)")
     data = verb("data", _data, "make the dataset from the persona and its seeds")
     out(data, "runs/kelron/data", "the dataset's folder")
     for name, text in (

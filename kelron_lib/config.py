@@ -258,6 +258,9 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     "kelron-14b-t4x2": _kelron_14b_t4x2,
 }
 
+MADE_FOR: dict[str, int] = {"tiny-cpu": 0, "kelron-14b-t4x2": 2}
+"""GPUs that a preset is made for; 0: it runs on the CPU."""
+
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """` Did you mean X?` for the closest choice, or the list of choices where none is close."""

@@ -7,7 +7,7 @@ import pytest
 from kelron_lib.__main__ import main
 from kelron_lib.config import PRESETS, from_dict, load_preset
 
-VERBS = ("data", "train", "resume", "evaluate", "plan", "chat", "tiny-base", "demo")
+VERBS = ("preflight", "data", "train", "resume", "evaluate", "plan", "chat", "tiny-base", "demo")
 
 
 def run(capsys, *arguments):

@@ -41,7 +41,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 ATTENTION_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj"]
-STD = 0.02
 
 
 def lengths(count: int = 4096, seed: int = 0) -> list[int]:
@@ -60,53 +59,12 @@ def samples(vocabulary: int, count: int = 4096, seed: int = 0) -> list[dict[str,
     return made
 
 
-def _random(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(shape, device=device, dtype=dtype).normal_(std=STD)
-
-
-def _linear_4bit(module: torch.nn.Linear, device: torch.device, dtype: torch.dtype) -> Any:
-    """A random nf4 layer (double quantisation) in the place of `module`, which may be on the meta device."""
-    import bitsandbytes
-
-    biased = module.bias is not None
-    small = bitsandbytes.nn.Linear4bit(
-        module.in_features, module.out_features, bias=biased, compute_dtype=dtype, quant_type="nf4", device="meta"
-    )
-    small.weight = bitsandbytes.nn.Params4bit(
-        _random((module.out_features, module.in_features), device, dtype),
-        requires_grad=False,
-        quant_type="nf4",
-        module=small,
-    ).to(device)
-    if biased:
-        small.bias = torch.nn.Parameter(_random((module.out_features,), device, dtype), requires_grad=False)
-    small.support_avx512bf16_for_cpu = False
-    return small
-
-
 def random_model(shape: str, device: torch.device, dtype: torch.dtype, layers: int = 0) -> Any:
     """A causal language model in 4 bits, with embedding and head in `dtype`, built on `device` layer by layer."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from kelron_lib.preflight.random_weights import random_model as build
 
-    settings = dict(SHAPES[shape])
-    if layers:
-        settings["num_hidden_layers"] = layers
-    config = Qwen2Config(**settings, tie_word_embeddings=False, use_cache=False)
-    config._attn_implementation = "sdpa"
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        lm = Qwen2ForCausalLM(config)
-    for name, module in list(lm.named_modules()):
-        parent, _, child = name.rpartition(".")
-        if isinstance(module, torch.nn.Linear) and name != "lm_head":
-            setattr(lm.get_submodule(parent), child, _linear_4bit(module, device, dtype))
-        elif "Norm" in type(module).__name__:
-            module.weight = torch.nn.Parameter(torch.ones_like(module.weight, device=device, dtype=dtype))
-        elif name in ("lm_head", "model.embed_tokens"):
-            module.weight = torch.nn.Parameter(_random(tuple(module.weight.shape), device, dtype))
-    lm.model.rotary_emb = type(lm.model.rotary_emb)(config).to(device)
-    lm.is_loaded_in_4bit = True
-    return lm.requires_grad_(False)
+    fields = {"model_type": "qwen2", "tie_word_embeddings": False, **SHAPES[shape]}
+    return build(fields, device, dtype, layers)
 
 
 def add_adapter(lm: Any, r: int, dropout: float, *, attention_only: bool = False) -> Any:

@@ -5,7 +5,7 @@ dataset is a folder of train.jsonl, validation.jsonl, test.jsonl, quality.json, 
 """
 
 from kelron_lib.data.build import build_dataset
-from kelron_lib.data.expand import SPLITS, expand, split_groups
+from kelron_lib.data.expand import SPLITS, expand, split_groups, split_sizes
 from kelron_lib.data.gate import check_rows, check_splits
 from kelron_lib.data.rows import fingerprint, load_dataset_dir, read_rows
 from kelron_lib.data.show import quality_summary, sample_text
@@ -22,4 +22,5 @@ __all__ = [
     "read_rows",
     "sample_text",
     "split_groups",
+    "split_sizes",
 ]

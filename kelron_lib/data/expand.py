@@ -176,11 +176,17 @@ class _Expander:
         return rows
 
 
+def split_sizes(settings: DataSettings) -> dict[str, int]:
+    """Rows of every split, over all languages."""
+    sizes = {split: min(round(plan.rows * settings.rows), plan.most_rows) for split, plan in SPLITS.items()}
+    sizes["train"] = settings.rows - sizes["validation"] - sizes["test"]
+    return sizes
+
+
 def _quotas(settings: DataSettings) -> dict[tuple[str, str], dict[str, int]]:
     """Rows of every kind by split and language; the identity share holds in each."""
     quotas: dict[tuple[str, str], dict[str, int]] = {}
-    sizes = {split: min(round(plan.rows * settings.rows), plan.most_rows) for split, plan in SPLITS.items()}
-    sizes["train"] = settings.rows - sizes["validation"] - sizes["test"]
+    sizes = split_sizes(settings)
     for split, plan in SPLITS.items():
         for index, language in enumerate(settings.languages):
             size = (sizes[split] + index) // len(settings.languages)
