@@ -226,31 +226,46 @@ def check_session(config: RunConfig) -> Check:
 def _changes(plan: Plan, full: Plan) -> str:
     """What fewer GPUs change, against the plan for as many as are wanted."""
     here, there = plan.best, full.best
-    if here is None or there is None:
+    if there is None:
         return ""
-    return (
-        f"; with {len(full.gpus)} such GPUs: {there.placement}, {there.steps:,} steps an epoch and "
-        f"{there.hours * OVERHEAD:.1f} h (projection), here {here.steps:,} steps and {here.hours * OVERHEAD:.1f} h"
-    )
+    text = f"; with {len(full.gpus)} such GPUs: {there.placement}, {there.steps:,} steps an epoch"
+    if here is None:
+        return text
+    hours = f"{there.hours * OVERHEAD:.1f} h (projection), here {here.steps:,} steps and {here.hours * OVERHEAD:.1f} h"
+    return f"{text} and {hours}"
 
 
-def check_plan(plan: Plan, projected: bool, full: Plan | None) -> Check:
-    """Whether the run fits; where there are fewer GPUs than the preset is made for, what changes against that plan."""
+def _way_out(plan: Plan, lean: Plan | None) -> str:
+    """What to change in the config so that it fits."""
+    if lean is not None and lean.best is not None:
+        copies = len(lean.gpus) if lean.chosen == "ddp" else 1
+        return f"set train.passes_per_step={copies} in a new run: gradients are then not held through several passes"
+    most = max(plan.options, key=lambda option: option.tokens_that_fit)
+    if most.tokens_that_fit:
+        return f"set train.rows_per_pass={most.tokens_that_fit // plan.work.row_tokens} at most ({most.placement})"
+    return "take a smaller lora.r or base, or larger GPUs"
+
+
+def check_plan(plan: Plan, projected: bool, full: Plan | None = None, lean: Plan | None = None, idle: int = 0) -> Check:
+    """Whether the run fits.
+
+    `full`: the plan for as many GPUs as the preset is made for, where there are fewer; `lean`: the plan with one pass
+    a step on each GPU, where there are more; `idle`: GPUs that stay without work.
+    """
     gpus = ", ".join(f"{size:.2f}" for size in plan.gpus)
     on = f"projection for GPUs of {gpus} GiB: " if projected else f"on {gpus} GiB: "
     if plan.best is None:
         closest = max(plan.options, key=lambda option: option.margin)
-        smaller = max(plan.options, key=lambda option: option.tokens_that_fit)
-        fix = "take a smaller lora.r or base, or larger GPUs"
-        if smaller.tokens_that_fit:
-            fix = f"take at most {smaller.tokens_that_fit:,} tokens a pass ({smaller.placement})"
-        state = WARNING if projected else FAILED
-        return Check("plan", state, f"{on}{plan.work.tokens:,} tokens a pass: {closest.verdict}", fix)
+        found = f"{on}{closest.placement}, {plan.work.tokens:,} tokens a pass: {closest.verdict}"
+        found += _changes(plan, full) if full else ""
+        return Check("plan", WARNING if projected else FAILED, found, _way_out(plan, lean))
     found = f"{on}{plan.best.placement}, {plan.work.tokens:,} tokens a pass; {plan.best.verdict}"
+    if idle:
+        fix = "set train.passes_per_step to a multiple of the GPUs (in a new run), and session.processes to 0"
+        return Check("plan", WARNING, f"{found}; {idle} more GPUs stay idle", fix)
     if full is None:
         return Check("plan", OK, found)
-    fix = "more GPUs, or the same work in more sessions"
-    return Check("plan", WARNING, found + _changes(plan, full), fix)
+    return Check("plan", WARNING, found + _changes(plan, full), "more GPUs, or the same work in more sessions")
 
 
 def hub_store(config: RunConfig) -> bool:

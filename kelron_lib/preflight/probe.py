@@ -14,7 +14,7 @@ from typing import Any
 
 from kelron_lib.config import RunConfig, to_dict
 from kelron_lib.errors import KelronError
-from kelron_lib.placement import Epoch, Plan
+from kelron_lib.placement import Epoch, Plan, Workload
 from kelron_lib.placement.memory import GIB, Share, gpu_memory, weight_parts
 from kelron_lib.placement.speed import exchange_seconds, pass_seconds
 from kelron_lib.preflight import needs
@@ -138,8 +138,6 @@ def run_workers(requests: Sequence[Mapping[str, Any]], limit: float = LIMIT_SECO
 
     Raises KelronError for one that reports an error, dies, or has not ended after `limit` seconds.
     """
-    # Without it the allocator's fixed segments waste about 1 GiB of a T4; it is read when CUDA starts.
-    environment = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", **child_environment()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         children = []
@@ -148,7 +146,9 @@ def run_workers(requests: Sequence[Mapping[str, Any]], limit: float = LIMIT_SECO
             files = [str(folder / f"{index}.{kind}") for kind in ("request", "result")]
             command = [sys.executable, *WORKER, *files]
             with open(folder / f"{index}.log", "wb") as log:
-                children.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment))
+                children.append(
+                    subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=child_environment())
+                )
         if not _await(children, limit):
             raise KelronError(f"the probe had not ended after {duration(limit)}: try --quick")
         return [_result(folder, index, child.returncode) for index, child in enumerate(children)]
@@ -176,12 +176,12 @@ def make_requests(
     random_weights: bool,
     rows: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """One request per process: the index of its GPU, None for the CPU."""
+    """One request per process: the index of its GPU, None for the CPU. They share the passes of a step."""
     return [
         {
             "config": to_dict(config),
             "fields": dict(fields),
-            "workload": asdict(plan.work),
+            "workload": asdict(plan.work.shared_by(len(gpus))),
             "gpu": gpu,
             "layers": quick_sizes(plan.shape.layers) if quick else [],
             "random": random_weights or quick,
@@ -207,8 +207,9 @@ def project(
     def full(name: str) -> float:
         return max(at_full_size(sizes, [run[name] for run in one["runs"]], plan.shape.layers) for one in results)
 
-    copies, work = len(results), plan.work
-    steps = math.ceil(epoch.passes(work) / (work.accumulation * copies))
+    copies = len(results)
+    work = plan.work.shared_by(copies)
+    steps = math.ceil(epoch.passes(work) / (work.step_passes or work.accumulation * copies))
     step = work.accumulation * full("pass_seconds") + full("optimizer_seconds")
     step += exchange_seconds(plan.shape, work, copies)
     hours = steps * step / 3600
@@ -224,9 +225,9 @@ def project(
     return Projection(epoch.samples, epoch.mean_tokens, measured_rows, steps, step, hours, total, sessions)
 
 
-def _gpu_lines(plan: Plan, gpu: int, result: Mapping[str, Any], half: bool) -> list[Comparison]:
+def _gpu_lines(plan: Plan, work: Workload, gpu: int, result: Mapping[str, Any], half: bool) -> list[Comparison]:
     """Predicted against measured memory of one GPU at the size that was measured; the plan is for half precision."""
-    run, work = result["runs"][0], plan.work
+    run = result["runs"][0]
     shape = replace(plan.shape, layers=run["layers"])
     memory = gpu_memory(shape, work, Share(shape.layers), gpu)
     steps = [sum(parts.values()) for name, parts in memory.phases.items() if name not in ("loading", "preparing")]
@@ -260,7 +261,9 @@ def compare(
     on_gpu = results[0]["gpu"] is not None
     if on_gpu:
         for result in results:
-            lines += _gpu_lines(plan, result["gpu"], result, config.model.dtype == "float16")
+            lines += _gpu_lines(
+                plan, plan.work.shared_by(len(results)), result["gpu"], result, config.model.dtype == "float16"
+            )
     lines.append(_host_line(plan, results, on_gpu))
     device = results[0]["device"]
     alike = plan.rate.label.partition(",")[0] in device

@@ -26,6 +26,7 @@ from kelron_lib.preflight.probe import (
     run_workers,
 )
 from kelron_lib.runtime import write_json
+from kelron_lib.schedule import check_processes
 
 PROJECTED_GPUS = "2x14.74"
 """What is planned for where there is no GPU: Kaggle's two T4s."""
@@ -74,9 +75,27 @@ def training_rows(config: RunConfig, data: Path) -> tuple[int, list[dict[str, An
     return split_sizes(config.data)["train"], made.rows["train"]
 
 
+def processes(config: RunConfig, gpus: int) -> int:
+    """Processes that train on a machine with so many GPUs, one on each of the first; without GPUs as many as asked for.
+
+    Raises KelronError for a number that cannot share the passes of a step, or that there are no GPUs for.
+    """
+    asked = config.session.processes
+    if not asked:
+        return gpus if gpus and config.train.passes_per_step % gpus == 0 else 1
+    check_processes(config.train.passes_per_step, asked)
+    if gpus and asked > gpus:
+        raise KelronError(f"session.processes is {asked}, but there is a GPU for {gpus} only: lower it, or set it to 0")
+    return asked
+
+
 def planned_work(config: RunConfig, fields: Mapping[str, Any]) -> Workload:
-    """The config's workload; a head that is the embedding's own matrix keeps both on the GPU in 16 bits."""
-    return workload(config, **({"embedding": "gpu", "head": "16bit"} if read_shape(fields).tied else {}))
+    """The config's workload. Raises KelronError where the base's shape does not allow it."""
+    if read_shape(fields).tied and (config.model.embedding, config.model.head) != ("device", "keep"):
+        raise KelronError(
+            "this base's head shares the embedding's table: set model.embedding=device and model.head=keep"
+        )
+    return workload(config)
 
 
 def _software() -> list[Check]:
@@ -99,6 +118,7 @@ class _Preflight:
         self.samples = config.data.rows
         self.base: Base | None = None
         self.fields: Mapping[str, Any] | None = None
+        self.processes = 1
         self.plan: Plan | None = None
         self.probe: Probe | None = None
 
@@ -150,31 +170,33 @@ class _Preflight:
     def make_plan(self, epoch: Epoch) -> None:
         """The plan for the GPUs that are here (or for the preset's, as a projection), host memory and disk."""
         assert self.fields is not None
+        here = len(self.devices.gpus)
         try:
             work = planned_work(self.config, self.fields)
+            self.processes = processes(self.config, here)
         except KelronError as error:
             self.note(Check("plan", FAILED, str(error)))
             return
         self.plan = self.plan_for(work, epoch)
-        full = None
-        here = [gpu.total for gpu in self.devices.gpus]
-        if here and len(here) < self.wanted:
-            full = plan(self.plan.shape, work, [here[0]] * self.wanted, epoch=epoch)
-        copies = len(here) if self.plan.chosen == "ddp" and here else 1
+        full = lean = None
+        if 0 < here < self.wanted:
+            full = plan(self.plan.shape, work, [self.devices.gpus[0].total] * self.wanted, epoch=epoch)
+        if self.plan.chosen is None:
+            lean = self.plan_for(replace(work, step_passes=len(self.plan.gpus)), epoch)
         # A machine that is only planned for is not asked for its memory.
-        if here or "gpus" not in self.stopped():
-            self.note(checks.check_host_memory(self.plan.shape, work, copies, bool(here)))
+        if "gpus" not in self.stopped():
+            self.note(checks.check_host_memory(self.plan.shape, work, self.processes, here > 0))
         download = self.base is not None and self.base.download
         self.note(checks.check_disk(needs.disk_needs(self.config, self.plan.shape, work, self.folder, download)))
-        self.note(checks.check_plan(self.plan, not here, full))
+        self.note(checks.check_plan(self.plan, here == 0, full, lean, idle=max(0, here - self.processes)))
 
     def plan_for(self, work: Workload, epoch: Epoch) -> Plan:
-        """The plan on this machine's GPUs, other jobs left alone."""
+        """The plan on the GPUs that train, other jobs left alone."""
         assert self.fields is not None
-        here = [gpu.total for gpu in self.devices.gpus]
+        here = [gpu.total for gpu in self.devices.gpus][: self.processes]
         if not here:
             return plan(self.fields, work, parse_gpus(PROJECTED_GPUS), epoch=epoch)
-        used = checks.others(self.devices)
+        used = checks.others(self.devices)[: self.processes]
         return plan(self.fields, work, here, used=used, epoch=epoch, wanted=self.wanted or None)
 
     def stopped(self) -> list[str]:
@@ -194,7 +216,7 @@ class _Preflight:
         assert self.base is not None
         assert self.plan is not None
         on_gpu = bool(self.devices.gpus)
-        gpus: list[int | None] = [None]
+        gpus: list[int | None] = [None] * self.processes
         if on_gpu:
             assert self.plan.best is not None
             gpus = [gpu.gpu for gpu in self.plan.best.gpus]

@@ -30,12 +30,10 @@ from kelron_lib.model import add_lora, load_base, load_tokenizer, quiet_librarie
 from kelron_lib.placement import Epoch, Workload
 from kelron_lib.placement.memory import GIB
 from kelron_lib.preflight.random_weights import random_model
+from kelron_lib.processes import prepare_cuda_memory
 from kelron_lib.prompts import IGNORED
 from kelron_lib.runtime import read_json, write_json
 
-EMBEDDING = {"host": "host", "gpu": "device"}
-HEAD = {"16bit": "keep", "nf4": "nf4"}
-"""The planner's words -> the engine's."""
 SPREAD = 0.6
 """Sigma of the log-normal lengths of random samples."""
 
@@ -181,23 +179,12 @@ def pack_samples(samples: list[Features], work: Workload, count: int) -> tuple[l
     return [pack(one, row_tokens=work.row_tokens, pad_id=0) for one in chosen], told
 
 
-def real_samples(config: RunConfig, rows: list[dict[str, Any]], row_tokens: int) -> list[Features]:
-    """The dataset's rows in tokens. Raises KelronError naming a row that is longer than a packed one."""
-    samples = encode_rows(load_tokenizer(config), rows, config.data.max_tokens)
-    for row, sample in zip(rows, samples, strict=True):
-        if len(sample["input_ids"]) > row_tokens:
-            raise KelronError(
-                f"row {row['id']} has {len(sample['input_ids'])} tokens, a packed row holds {row_tokens}: allow longer "
-                "packed rows, or lower data.max_tokens and make the dataset again"
-            )
-    return samples
-
-
 def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Carry out a request. Raises KelronError where the model or the rows cannot be used."""
     config, work = from_dict(request["config"]), Workload(**request["workload"])
     device = torch.device("cpu")
     if request["gpu"] is not None:
+        prepare_cuda_memory()
         torch.cuda.init()
         torch.cuda.set_device(request["gpu"])
         device = torch.device("cuda", request["gpu"])
@@ -207,17 +194,15 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     with quiet_libraries():
         adapted = load(config, request, device)
         if request["rows"]:
-            samples = real_samples(config, request["rows"], work.row_tokens)
+            samples = encode_rows(load_tokenizer(config), request["rows"], config.data.max_tokens)
         else:
             most = min(work.row_tokens, config.data.max_tokens)
             samples = random_samples(request["fields"]["vocab_size"], most, RANDOM_SAMPLES)
     model = prepare(
         adapted,
-        embedding=EMBEDDING[work.embedding],
-        head=HEAD[work.head],
-        checkpointing=work.checkpointing,
-        fused=work.adapter == "fused",
-        loss_chunk=work.loss_chunk,
+        embedding=config.model.embedding,
+        head=config.model.head,
+        checkpointing=config.train.checkpointing,
     ).train()
     loaded = {"seconds": meter.now() - began, **meter.read()}
     passes, told = pack_samples(samples, work, request["steps"] * work.accumulation)
