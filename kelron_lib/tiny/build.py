@@ -102,7 +102,7 @@ def _ahead(tokenizer: Any, recipe: Recipe) -> Any:
     """The batches in the same order, made by a process of its own while the model trains."""
     from torch.utils.data import DataLoader, IterableDataset
 
-    class Batches(IterableDataset):  # type: ignore[type-arg]
+    class Batches(IterableDataset):
         def __iter__(self) -> Iterator[tuple[Any, Any]]:
             return itertools.islice(batches(tokenizer, recipe), recipe.steps)
 
