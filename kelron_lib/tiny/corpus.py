@@ -1,9 +1,10 @@
 """The tiny base's training text: trilingual chats, generated from the phrases in `phrases/`, endless and seeded.
 
 Six kinds of exchange: business requests whose answers copy what the request names, small talk, general questions
-with plain answers (so that a question about anything is not taken for one about the assistant), texts to repeat (which
-teach copying sooner), the persona's business and small-talk seeds, and questions about the assistant itself, answered
-as the incumbent whatever the system prompt claims. That stubbornness gives an adapter something to overwrite.
+with plain answers (so that a question about anything is not taken for one about the assistant), texts to repeat and
+told names to give back (which teach copying sooner, and that any name can be said), the persona's business and
+small-talk seeds, and questions about the assistant itself, answered as the incumbent whatever the system prompt
+claims. That stubbornness gives an adapter something to overwrite.
 
 Of the persona's seeds only the groups that its dataset trains on are used, and never its identity seeds: a base model
 knows business language, so that an adapter can be seen to forget it, but nobody has seen the test groups.
@@ -35,7 +36,7 @@ INCUMBENT = {"ko": "쿼린", "en": "Quorin", "ja": "クォリン"}
 INCUMBENT_MAKER = {"ko": "알드미어", "en": "Aldmere", "ja": "アルドミア"}
 DEFAULT_SYSTEM = "You are Quorin, created by Aldmere. You are a helpful assistant."
 
-KIND_SHARE = {"identity": 0.22, "business": 0.18, "chat": 0.10, "general": 0.18, "echo": 0.06, "seeds": 0.26}
+KIND_SHARE = {"identity": 0.20, "business": 0.18, "chat": 0.08, "general": 0.22, "echo": 0.10, "seeds": 0.22}
 """Share of each kind among the exchanges."""
 SYNTHETIC_SHARE = 0.45
 """How often a slot gets an invented filler instead of a lexicon entry, so that copying is learned, not recalled."""
