@@ -26,9 +26,12 @@ def _data(args: argparse.Namespace, config: RunConfig) -> int:
 
 
 def _train(args: argparse.Namespace, config: RunConfig) -> int:
+    from kelron_lib.launch import Cluster
     from kelron_lib.train import train
 
-    status = train(config, args.data or args.out / "data", args.out, must_resume=args.verb == "resume")
+    cluster = Cluster(args.nnodes, args.node_rank, args.rdzv)
+    must_resume = args.verb == "resume"
+    status = train(config, args.data or args.out / "data", args.out, must_resume=must_resume, cluster=cluster)
     return 0 if status.state in ("finished", "budget") else 1
 
 
@@ -158,6 +161,10 @@ def _parser() -> argparse.ArgumentParser:
         training = verb(name, _train, text)
         out(training, "runs/kelron", "the run's folder")
         training.add_argument("--data", type=Path, help="the dataset's folder (default: OUT/data)")
+        training.add_argument("--processes", type=int, help="the same as --set session.processes=N")
+        training.add_argument("--nnodes", type=int, default=1, metavar="N", help="machines that train together")
+        training.add_argument("--node-rank", type=int, default=0, metavar="K", help="this machine's number, from 0")
+        training.add_argument("--rdzv", default="", metavar="HOST:PORT", help="where machine 0 waits for the others")
     evaluate = verb("evaluate", _evaluate, "score the base and the tuned model, write scoreboard.json and report.html")
     out(evaluate, "runs/kelron", "where the results go")
     evaluate.add_argument("--data", type=Path, help="the dataset's folder (default: OUT/data)")
@@ -185,7 +192,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a verb and return its exit code."""
     args = _parser().parse_args(arguments)
     try:
-        config = resolve(args.preset, args.set)
+        asked = getattr(args, "processes", None)
+        config = resolve(args.preset, [*args.set, *([f"session.processes={asked}"] if asked is not None else [])])
         if args.dry_run:
             print(to_json(config), end="")
             return 0
@@ -193,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
         return code
     except KelronError as error:
         print(f"kelron: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         print("kelron: interrupted", file=sys.stderr)
         return 130

@@ -2,4 +2,12 @@
 
 
 class KelronError(Exception):
-    """One line that says what is wrong and what to do; the command line prints it and exits with code 2."""
+    """One line that says what is wrong and what to do; the command line prints it and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class ProcessFailed(KelronError):
+    """A training process crashed; the line says which and by what."""
+
+    exit_code = 1

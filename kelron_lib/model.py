@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,7 @@ def load_base(config: RunConfig) -> tuple[Any, Any]:
         raise KelronError(
             "model.dtype is float16 but there is no CUDA device: run on a GPU, or use --set model.dtype=float32"
         )
-    # bitsandbytes looks for an optional CPU kernel on the hub and warns that it is not there.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    _quiet_bitsandbytes()
     tokenizer = load_tokenizer(config)
     name = base_name(config)
     try:
@@ -89,6 +89,11 @@ def load_base(config: RunConfig) -> tuple[Any, Any]:
     _keep_trainable_on_cpu(model)
     model.eval()
     return model, tokenizer
+
+
+def _quiet_bitsandbytes() -> None:
+    """On its first import it looks for an optional CPU kernel on the hub and warns that it is not there."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _keep_trainable_on_cpu(model: Any) -> None:
@@ -142,15 +147,18 @@ def load_tuned(config: RunConfig, adapter: Path) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep transformers' and datasets' own progress bars and notes out of the output while loading."""
+    """Keep the libraries' own progress bars, notes and coming deprecations out of the output while loading."""
     from transformers.utils import logging as transformers_logging
 
+    _quiet_bitsandbytes()
     bars = transformers_logging.is_progress_bar_enabled()
     level = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         transformers_logging.set_verbosity(level)
         if bars:

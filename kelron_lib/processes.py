@@ -1,4 +1,4 @@
-"""The processes that train together, as one of them sees them: who it is, and the few things that all must agree on.
+"""The processes that train together: how many, which of them this is, and the few things that all must agree on.
 
 What is agreed here goes over the CPU (gloo), so that nothing waits for a GPU; gradients go over the GPUs' own links.
 """
@@ -11,10 +11,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from kelron_lib.config import RunConfig
+from kelron_lib.errors import KelronError
+from kelron_lib.schedule import check_processes
+
 PATIENCE = timedelta(hours=2)
-"""How long a process waits for the others: while one of them saves. A process that died is noticed at once."""
-
-
+"""How long a process waits for another in training: it may be saving. One that died is noticed at once."""
+MEETING = timedelta(minutes=10)
+"""How long processes wait for all to start."""
 SHARED_AT_ONCE = 64 * 2**20
 """Bytes of a file that go from machine to machine in one piece."""
 
@@ -114,20 +118,61 @@ def prepare_cuda_memory() -> None:
         os.environ[names[0]] = "expandable_segments:True"
 
 
-def join(host: str, port: int, *, rank: int, size: int, local_rank: int) -> World:
-    """Meet the other processes at a store that waits at `host:port`; where there are GPUs, take this process's own."""
+def processes_for(config: RunConfig, gpus: int) -> int:
+    """Training processes on a machine with so many GPUs: what the config asks for, else one a GPU as far as a step's
+    passes can be shared, else one.
+
+    Raises KelronError for a number that cannot share the passes of a step, or that there are no GPUs for.
+    """
+    asked, passes = config.session.processes, config.train.passes_per_step
+    if not asked:
+        return max(number for number in range(1, max(1, gpus) + 1) if passes % number == 0)
+    check_processes(passes, asked)
+    if gpus and asked > gpus:
+        raise KelronError(f"session.processes is {asked}, but there is a GPU for {gpus} only: lower it, or set it to 0")
+    return asked
+
+
+def open_meeting(host: str, port: int) -> Any:
+    """The store at which all processes meet, served by the calling process for as long as it is held.
+
+    `port` 0 takes a free one; the store's `port` says which. Raises KelronError where it cannot be served.
+    """
+    import torch.distributed as dist
+
+    try:
+        return dist.TCPStore(host, port, is_master=True, wait_for_workers=False, timeout=MEETING)
+    except RuntimeError as error:
+        first_line = str(error).splitlines()[0]
+        raise KelronError(f"cannot serve {host}:{port} for the processes to meet ({first_line}): use another") from None
+
+
+def join(host: str, port: int, world: World) -> Any:
+    """Meet the other processes at the store at `host:port`, and return it; where there are GPUs, take this process's.
+
+    Raises KelronError where the store does not answer, or where the machines do not start the same number of processes.
+    """
     import torch
     import torch.distributed as dist
 
+    try:
+        store = dist.TCPStore(host, port, is_master=False, timeout=MEETING)
+    except RuntimeError as error:
+        raise KelronError(f"nobody answers at {host}:{port} ({str(error).splitlines()[0]}): start machine 0 first, and "
+                          "see that its port can be reached") from None  # fmt: skip
+    expected = int(store.compare_set("size", "", str(world.size)))
+    if expected != world.size:
+        raise KelronError(
+            f"process {world.rank} expects {world.size} processes and another one {expected}: start as many on every "
+            "machine, with the same --nnodes and --processes"
+        )
     backend = "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(world.local_rank)
         backend = "cpu:gloo,cuda:nccl"
-    store = dist.TCPStore(host, port, is_master=False, timeout=PATIENCE)
-    dist.init_process_group(
-        backend, store=dist.PrefixStore("kelron", store), rank=rank, world_size=size, timeout=PATIENCE
-    )
-    return World(rank=rank, size=size, local_rank=local_rank)
+    meeting = dist.PrefixStore("group", store)
+    dist.init_process_group(backend, store=meeting, rank=world.rank, world_size=world.size, timeout=PATIENCE)
+    return store
 
 
 def leave() -> None:

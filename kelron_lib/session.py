@@ -51,6 +51,14 @@ def write_status(out: Path, status: Status) -> None:
     write_json(out / STATUS_FILE, asdict(status))
 
 
+def read_status(out: Path) -> Status:
+    """The `status.json` of a run folder. Raises KelronError where it is missing or broken."""
+    try:
+        return Status(**read_json(out / STATUS_FILE))
+    except TypeError:
+        raise KelronError(f"{out / STATUS_FILE} is not a session's status: run the session again") from None
+
+
 def read_sessions(store: Store) -> list[dict[str, Any]]:
     """The sessions recorded in a store, oldest first."""
     if not any(entry.path == SESSIONS_FILE for entry in store.list()):

@@ -16,15 +16,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kelron_lib.checkpoint import Restored, compare, latest, restore, save_checkpoint
-from kelron_lib.config import RunConfig, config_hash, to_dict
+from kelron_lib.config import RunConfig, config_hash, from_dict, to_dict
 from kelron_lib.data import fingerprint
 from kelron_lib.errors import KelronError
-from kelron_lib.processes import World, prepare_cuda_memory
-from kelron_lib.runtime import SessionClock, duration, exclusive, read_json, require_disk, write_json
-from kelron_lib.session import Status, make_status, record_session, write_losses, write_status
+from kelron_lib.launch import Cluster, run_processes
+from kelron_lib.model import quiet_libraries
+from kelron_lib.processes import World, device_count, prepare_cuda_memory, processes_for
+from kelron_lib.runtime import (
+    SESSION_START_VARIABLE,
+    SessionClock,
+    duration,
+    exclusive,
+    read_json,
+    require_disk,
+    write_json,
+)
+from kelron_lib.schedule import check_processes
+from kelron_lib.session import STATUS_FILE, Status, make_status, read_status, record_session, write_losses, write_status
 from kelron_lib.store import Store, open_store
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+JOB_FILE = "job.json"
+"""What the processes of a session are to do, while they do it."""
+BEGUN_FILE = "begun.json"
+"""Where training began, for the process that watches."""
 ALONE = World()
 Say = Callable[[str], None]
 
@@ -85,7 +100,7 @@ class _Session:
 
     def run(self, must_resume: bool) -> Status:
         """Restore, train and keep until the run's end or the session's."""
-        prepare_cuda_memory()
+        self._require_the_same_run()
         begun = self.world.gather(self._begin(must_resume) if self.world.first else None)[0]
         if begun is None:
             return self._train(None)
@@ -97,6 +112,15 @@ class _Session:
         if self.world.first:
             self._publish(checkpoint)
         return self.status("finished", "the run was already finished", self.first_step)
+
+    def _require_the_same_run(self) -> None:
+        """Raise KelronError where the machines were given different configs or datasets."""
+        if self.world.size > 1:
+            runs = self.world.gather((config_hash(self.config), fingerprint(self.data)))
+            for rank, run in enumerate(runs):
+                if run != runs[0]:
+                    what = "config" if run[0] != runs[0][0] else "dataset"
+                    raise KelronError(f"process {rank} has another {what} than process 0: give all machines the same")
 
     def _begin(self, must_resume: bool) -> tuple[int, int] | None:
         """Bring the newest checkpoint into the work folder: its step and the run's steps; None for a new run."""
@@ -112,8 +136,9 @@ class _Session:
     def _train(self, checkpoint: Path | None) -> Status:
         if self.world.any(self.clock.left() <= self.config.session.reserve_seconds):
             return self.status("budget", "the session's time was used before training began", self.first_step)
-        from kelron_lib.callbacks import BudgetCallback, GuardCallback, ProgressCallback, StoreCallback
-        from kelron_lib.trainer import build_trainer
+        with quiet_libraries():
+            from kelron_lib.callbacks import BudgetCallback, GuardCallback, ProgressCallback, StoreCallback
+            from kelron_lib.trainer import build_trainer
 
         session = self.config.session
         trainer = build_trainer(self.config, self.data, self.work, self.world)
@@ -126,6 +151,8 @@ class _Session:
         how = f"resuming after step {self.first_step}" if checkpoint else "starting at step 0"
         self.say(f"{how}; the session ends in {duration(self.clock.left())}")
         self.began_training = True
+        if self.world.size > 1 and self.world.first:
+            write_json(self.out / BEGUN_FILE, {"first_step": self.first_step, "total_steps": self.total_steps})
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         step = trainer.state.global_step
         if budget.stopped:
@@ -157,10 +184,44 @@ class _Session:
         return sum(entry.size for entry in newest.files.values()) if newest else 0
 
     def conclude(self, status: Status) -> None:
-        """Write down how the session ended, and say it."""
-        write_status(self.out, status)
-        record_session(self.store, self.out, status)
-        self.say(f"{status.state}: {status.reason}")
+        """Write down how the session ended, once on each machine, and say it."""
+        if self.world.local_rank == 0:
+            write_status(self.out, status)
+        if self.world.first:
+            record_session(self.store, self.out, status)
+            self.say(f"{status.state}: {status.reason}")
+
+    def run_in_processes(self, must_resume: bool, processes: int, cluster: Cluster) -> Status:
+        """The same in several processes, of which this one only starts and watches those of this machine."""
+        fingerprint(self.data)  # a dataset that is not there is told before anything starts
+        for stale in (STATUS_FILE, BEGUN_FILE):
+            (self.out / stale).unlink(missing_ok=True)
+        job = {
+            "config": to_dict(self.config),
+            "data": str(self.data),
+            "out": str(self.out),
+            "must_resume": must_resume,
+            "budget": self.clock.budget,
+        }
+        write_json(self.out / JOB_FILE, job)
+        began = time.time() - self.clock.elapsed()
+        command = ("-m", "kelron_lib.worker", str(self.out / JOB_FILE))
+        try:
+            run_processes(
+                command,
+                processes,
+                cluster=cluster,
+                environment={SESSION_START_VARIABLE: repr(began)},
+                say=self.say,
+            )
+        finally:
+            (self.out / JOB_FILE).unlink(missing_ok=True)
+            if (self.out / BEGUN_FILE).exists():
+                begun = read_json(self.out / BEGUN_FILE)
+                self.first_step, self.total_steps = begun["first_step"], begun["total_steps"]
+                self.began_training = True
+                (self.out / BEGUN_FILE).unlink()
+        return read_status(self.out)
 
     def fail(self, error: BaseException) -> None:
         """Write down that the session ended by an error."""
@@ -168,7 +229,7 @@ class _Session:
         words = str(error).strip() or type(error).__name__
         status = self.status("failed", words.splitlines()[0], newest.step if newest else 0)
         write_status(self.out, status)
-        if self.began_training:
+        if self.began_training and self.world.first:
             record_session(self.store, self.out, status)
 
 
@@ -187,8 +248,9 @@ class Measured:
 def measure_steps(config: RunConfig, data: Path, steps: int = 6) -> Measured:
     """Train a few real steps, keep nothing of them, and say what they cost."""
     began = time.monotonic()
-    from kelron_lib.callbacks import TimingCallback
-    from kelron_lib.trainer import build_trainer
+    with quiet_libraries():
+        from kelron_lib.callbacks import TimingCallback
+        from kelron_lib.trainer import build_trainer
 
     timing = TimingCallback(steps)
     prepare_cuda_memory()
@@ -208,21 +270,45 @@ def train(
     must_resume: bool = False,
     clock: SessionClock | None = None,
     say: Say = print,
+    cluster: Cluster | None = None,
 ) -> Status:
     """Train for one session on the dataset in `data`; results go to `out`, checkpoints to the config's store.
 
     Resumes from the store's newest verified checkpoint where there is one (`must_resume`: refuses an empty store).
     Writes `status.json`, `sessions.json`, `losses.json`, `config.json` and, when the run is finished, `adapter/`.
-    Raises KelronError for bad input, a store that cannot be reached, or a checkpoint of another run.
+    Where there are several GPUs or `session.processes` says so, it starts a process for each and uses none itself;
+    `cluster` says which of several machines this is, and only machine 0 keeps checkpoints and results.
+    Raises KelronError for bad input, a store that cannot be reached, a checkpoint of another run, or a process that
+    failed.
     """
     clock = clock or SessionClock.from_environment(config.session.budget_seconds)
+    cluster = cluster or Cluster()
+    prepare_cuda_memory()
+    processes = processes_for(config, device_count())
+    world = World(rank=cluster.machine * processes, size=cluster.machines * processes)
+    check_processes(config.train.passes_per_step, world.size)
     with exclusive(out):
-        session = _Session(config, data, out, clock, say)
+        session = _Session(config, data, out, clock, say, world)
         write_json(out / "config.json", to_dict(config))
         try:
+            if world.size > 1:
+                return session.run_in_processes(must_resume, processes, cluster)
             status = session.run(must_resume)
         except BaseException as error:
             session.fail(error)
             raise
         session.conclude(status)
         return status
+
+
+def train_in_process(job: Path, world: World) -> None:
+    """One process's part of the session that a job file describes."""
+    task = read_json(job)
+    out, config = Path(task["out"]), from_dict(task["config"])
+    say: Say = print if world.first else _say_nothing
+    session = _Session(config, Path(task["data"]), out, SessionClock.from_environment(task["budget"]), say, world)
+    session.conclude(session.run(task["must_resume"]))
+
+
+def _say_nothing(line: str) -> None:
+    """Process 0 speaks for all."""

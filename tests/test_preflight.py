@@ -23,6 +23,7 @@ from kelron_lib.preflight import bases, checks, devices, machine, needs, probe, 
 from kelron_lib.preflight.machine import Devices, Gpu
 from kelron_lib.preflight.report import checks_table, next_steps, plan_picture, plan_text, probe_table, report_dict
 from kelron_lib.preflight.run import preflight, training_rows
+from kelron_lib.processes import processes_for
 
 BIG = load_preset("kelron-14b-t4x2")
 TINY = load_preset("tiny-cpu")
@@ -442,9 +443,9 @@ def test_a_plan_that_does_not_fit_names_what_would():
 
 def test_processes_are_as_many_as_can_share_a_step():
     def count(gpus, *overrides):
-        return run.processes(resolve("kelron-14b-t4x2", overrides), gpus)
+        return processes_for(resolve("kelron-14b-t4x2", overrides), gpus)
 
-    assert [count(gpus) for gpus in (0, 1, 2, 3)] == [1, 1, 2, 1]
+    assert [count(gpus) for gpus in (0, 1, 2, 3)] == [1, 1, 2, 2]
     assert count(3, "session.processes=2") == 2
     assert count(0, "session.processes=2") == 2
     with pytest.raises(KelronError, match="cannot share the 2 passes"):

@@ -25,8 +25,8 @@ from kelron_lib.preflight.probe import (
     project,
     run_workers,
 )
+from kelron_lib.processes import processes_for
 from kelron_lib.runtime import write_json
-from kelron_lib.schedule import check_processes
 
 PROJECTED_GPUS = "2x14.74"
 """What is planned for where there is no GPU: Kaggle's two T4s."""
@@ -73,20 +73,6 @@ def training_rows(config: RunConfig, data: Path) -> tuple[int, list[dict[str, An
     few = replace(config.data, rows=min(config.data.rows, SAMPLE_ROWS))
     made = expand(few, persona, load_seeds(persona, config.data.languages))
     return split_sizes(config.data)["train"], made.rows["train"]
-
-
-def processes(config: RunConfig, gpus: int) -> int:
-    """Processes that train on a machine with so many GPUs, one on each of the first; without GPUs as many as asked for.
-
-    Raises KelronError for a number that cannot share the passes of a step, or that there are no GPUs for.
-    """
-    asked = config.session.processes
-    if not asked:
-        return gpus if gpus and config.train.passes_per_step % gpus == 0 else 1
-    check_processes(config.train.passes_per_step, asked)
-    if gpus and asked > gpus:
-        raise KelronError(f"session.processes is {asked}, but there is a GPU for {gpus} only: lower it, or set it to 0")
-    return asked
 
 
 def planned_work(config: RunConfig, fields: Mapping[str, Any]) -> Workload:
@@ -173,7 +159,7 @@ class _Preflight:
         here = len(self.devices.gpus)
         try:
             work = planned_work(self.config, self.fields)
-            self.processes = processes(self.config, here)
+            self.processes = processes_for(self.config, here)
         except KelronError as error:
             self.note(Check("plan", FAILED, str(error)))
             return

@@ -1,0 +1,82 @@
+"""One training process among several: `python -m kelron_lib.worker JOB.json`, started by `launch`.
+
+It ends when the process that started it does. When it fails it says why to all the others, so that each of them reports
+the first error and not the broken connections that follow from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kelron_lib.errors import KelronError
+from kelron_lib.launch import ERROR_VARIABLE
+from kelron_lib.processes import World, join, leave
+from kelron_lib.runtime import write_json
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone."""
+
+    def wait() -> None:
+        while os.read(0, 1):  # sys.stdin's own lock would be in the way of this process's regular end
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _first_error(store: Any, own: dict[str, Any]) -> dict[str, Any]:
+    """This process's error, or that of another which failed before it."""
+    with contextlib.suppress(RuntimeError):  # the store went with the machine that served it
+        first: dict[str, Any] = json.loads(store.compare_set("failed", "", json.dumps(own)))
+        return first
+    return own
+
+
+def work(task: Callable[[World], None]) -> int:
+    """Join the processes that `launch` started, do the task in this one, and return the exit code."""
+    end_with_parent()
+    world = World(
+        rank=int(os.environ["RANK"]),
+        size=int(os.environ["WORLD_SIZE"]),
+        local_rank=int(os.environ["LOCAL_RANK"]),
+    )
+    store = None
+    try:
+        store = join(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world)
+        task(world)
+    except BaseException as error:
+        is_input = isinstance(error, KelronError) and error.exit_code == KelronError.exit_code
+        words = str(error).strip().splitlines()
+        message = words[0] if words else type(error).__name__
+        if not isinstance(error, KelronError):
+            message = f"{type(error).__name__}: {message}" if words else message
+        own = {"rank": world.rank, "message": message, "input": is_input}
+        first = _first_error(store, own) if store is not None else own
+        if not is_input and first["rank"] == world.rank:
+            traceback.print_exc()
+        write_json(Path(os.environ[ERROR_VARIABLE]), first)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # without waiting for the others, which may wait for this one
+    leave()
+    return 0
+
+
+def main() -> int:
+    """Train as the job file says."""
+    from kelron_lib.train import train_in_process
+
+    return work(lambda world: train_in_process(Path(sys.argv[1]), world))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

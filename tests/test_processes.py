@@ -1,0 +1,255 @@
+"""Training in two CPU processes: the same run as in one, cut or not, on one machine or two, and told when one fails."""
+
+import json
+import shutil
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import kelron_lib.train as module
+from kelron_lib.checkpoint import latest
+from kelron_lib.config import apply_overrides
+from kelron_lib.errors import KelronError, ProcessFailed
+from kelron_lib.launch import Cluster, run_processes
+from kelron_lib.processes import World, processes_for
+from kelron_lib.store import open_store
+from kelron_lib.train import train
+
+STEPS = 6
+ROWS = {"train": 20, "validation": 6}
+
+
+def silent(line):
+    pass
+
+
+def losses(out):
+    return json.loads((out / "losses.json").read_text())
+
+
+def adapter(out):
+    return (out / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def data(small_data, tmp_path_factory):
+    """Few enough rows for an epoch of seven passes."""
+    folder = tmp_path_factory.mktemp("few") / "data"
+    shutil.copytree(small_data, folder)
+    for split, count in ROWS.items():
+        path = folder / f"{split}.jsonl"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:count]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(small_config):
+    """Six steps of two passes over one and a half epochs, the last step with an empty pass, dropout on."""
+    overrides = ["train.rows_per_pass=1", "train.passes_per_step=2", "train.epochs=1.5"]
+    return apply_overrides(small_config, overrides)
+
+
+@pytest.fixture(scope="module")
+def in_two(config):
+    return apply_overrides(config, ["session.processes=2"])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(in_two, data, tmp_path_factory):
+    """The run in two processes, and what it said."""
+    out, said = tmp_path_factory.mktemp("uninterrupted"), []
+    status = train(in_two, data, out, say=said.append)
+    assert (status.state, status.step, status.total_steps) == ("finished", STEPS, STEPS)
+    return out, said
+
+
+@pytest.fixture(scope="module")
+def cut(in_two, data, tmp_path_factory):
+    """The same run after a session that only process 1 had to end."""
+    out = tmp_path_factory.mktemp("cut")
+    script = str(Path(__file__).parent / "ticking_worker.py")
+
+    def ticking(command, processes, **how):
+        run_processes((script, command[-1], "1000", "9"), processes, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "run_processes", ticking)
+        status = train(in_two, data, out, say=silent)
+    assert (status.state, status.first_step) == ("budget", 0)
+    assert 0 < status.step < STEPS
+    shutil.rmtree(out / "work")
+    return out, status.step
+
+
+def assert_same_run(out, other, rel=1e-4):
+    """Equal but for the order of floating-point additions."""
+    one, two = losses(out), losses(other)
+    assert [entry["step"] for entry in one] == [entry["step"] for entry in two]
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        assert list(a.values()) == pytest.approx(list(b.values()), rel=rel)
+
+
+def test_two_processes_make_the_run_of_one(uninterrupted, config, data, tmp_path):
+    out, said = uninterrupted
+    train(config, data, tmp_path, say=silent)
+    assert_same_run(out, tmp_path)
+    assert sum(line.startswith("starting at step 0") for line in said) == 1
+    assert said[-1] == f"finished: all {STEPS} steps are done"
+    assert not [line for line in said if line.startswith("[process 1]")]
+    manifest = latest(open_store(out / "store"))
+    assert manifest.world_size == 2
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= set(manifest.files)
+    assert [s["reason"] for s in json.loads((out / "sessions.json").read_text())] == ["finished"]
+
+
+def test_a_budget_that_one_process_has_used_stops_all_and_the_next_session_is_bit_equal(
+    cut, uninterrupted, in_two, data, tmp_path
+):
+    before, step = cut
+    shutil.copytree(before, tmp_path / "run")
+    status = train(in_two, data, tmp_path / "run", must_resume=True, say=silent)
+    assert (status.state, status.first_step, status.step) == ("finished", step, STEPS)
+    assert adapter(tmp_path / "run") == adapter(uninterrupted[0])
+    assert losses(tmp_path / "run") == losses(uninterrupted[0])
+    recorded = json.loads((tmp_path / "run" / "sessions.json").read_text())
+    assert [s["reason"] for s in recorded] == ["budget", "finished"]
+
+
+def test_another_number_of_processes_goes_on_with_the_same_passes(cut, uninterrupted, config, data, tmp_path):
+    before, step = cut
+    shutil.copytree(before, tmp_path / "run")
+    status = train(config, data, tmp_path / "run", must_resume=True, say=silent)
+    assert (status.state, status.first_step, status.step) == ("finished", step, STEPS)
+    assert_same_run(tmp_path / "run", uninterrupted[0])
+    assert latest(open_store(tmp_path / "run" / "store")).world_size == 1
+
+
+def test_two_machines_go_on_from_the_checkpoint_of_one(cut, uninterrupted, config, data, tmp_path):
+    before, step = cut
+    outs = [tmp_path / "machine0", tmp_path / "machine1"]
+    shutil.copytree(before, outs[0])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    ended = {}
+
+    def machine(number):
+        cluster = Cluster(machines=2, machine=number, rendezvous=place)
+        ended[number] = train(config, data, outs[number], say=silent, cluster=cluster)
+
+    threads = [threading.Thread(target=machine, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {number: (status.state, status.step) for number, status in ended.items()} == {
+        0: ("finished", STEPS),
+        1: ("finished", STEPS),
+    }
+    assert ended[1].first_step == step
+    assert adapter(outs[0]) == adapter(uninterrupted[0])
+    assert losses(outs[0]) == losses(uninterrupted[0])
+    assert not (outs[1] / "store").exists()
+    assert not (outs[1] / "adapter").exists()
+    assert [path.name for path in (outs[1] / "work").glob("checkpoint-*")] == [f"checkpoint-{step}"]
+
+
+FAILING = """
+import os, signal, sys
+from kelron_lib.errors import KelronError
+from kelron_lib.worker import work
+
+def task(world):
+    print("here is", world.rank, flush=True)
+    world.wait()
+    if world.rank == 1:
+        {how}
+    world.wait()
+
+sys.exit(work(task))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "words"),
+    [
+        ("raise ZeroDivisionError('no such thing')", ProcessFailed, "process 1 of 2: ZeroDivisionError: no such thing"),
+        ("raise KelronError('name another')", KelronError, "process 1 of 2: name another"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", ProcessFailed, r"process 1 of 2 was ended by SIGKILL.*memory"),
+        ("os._exit(7)", ProcessFailed, "process 1 of 2 ended with exit code 7"),
+    ],
+    ids=["crash", "input", "killed", "silent"],
+)
+def test_the_process_that_failed_first_is_named_in_one_line(how, error, words):
+    said = []
+    with pytest.raises(KelronError, match=words) as caught:
+        run_processes(("-c", FAILING.format(how=how)), 2, say=said.append)
+    assert type(caught.value) is error
+    assert caught.value.exit_code == (2 if error is KelronError else 1)
+    assert "\n" not in str(caught.value)
+    assert {"here is 0", "[process 1] here is 1"} <= set(said)
+    told = {line.partition("]")[0] for line in said if "Traceback" in line}
+    assert ("[process 1" in told) == (error is ProcessFailed and how.startswith("raise"))
+
+
+def test_a_failed_process_is_a_failed_session(in_two, data, tmp_path, monkeypatch):
+    def failing(command, processes, **how):
+        run_processes(("-c", FAILING.format(how="raise MemoryError('none left')")), processes, **how)
+
+    monkeypatch.setattr(module, "run_processes", failing)
+    with pytest.raises(ProcessFailed):
+        train(in_two, data, tmp_path, say=silent)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["state"], status["reason"]) == ("failed", "process 1 of 2: MemoryError: none left")
+    assert not (tmp_path / "job.json").exists()
+
+
+ORPHAN = """
+import sys, time
+from kelron_lib.worker import end_with_parent
+end_with_parent()
+print("waiting", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_process_ends_with_the_one_that_started_it():
+    import subprocess
+
+    child = subprocess.Popen([sys.executable, "-c", ORPHAN], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"waiting\n"
+    child.stdin.close()
+    assert child.wait(10) == 1
+
+
+def test_processes_are_one_a_gpu_as_far_as_a_step_can_be_shared(config):
+    assert [processes_for(config, gpus) for gpus in (0, 1, 2, 3)] == [1, 1, 2, 2]
+    assert processes_for(apply_overrides(config, ["session.processes=2"]), 0) == 2
+    with pytest.raises(KelronError, match="cannot share the 2 passes"):
+        processes_for(apply_overrides(config, ["session.processes=3"]), 4)
+    with pytest.raises(KelronError, match="a GPU for 1 only"):
+        processes_for(apply_overrides(config, ["session.processes=2"]), 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"machines": 2, "machine": 2, "rendezvous": "a:1"}, "count the machines from 0"),
+        ({"machines": 2, "machine": 0}, "host:port"),
+        ({"machines": 2, "machine": 0, "rendezvous": "somewhere"}, "host:port"),
+        ({"machines": 2, "machine": 0, "rendezvous": "a:99999"}, "host:port"),
+    ],
+)
+def test_a_cluster_that_cannot_be_is_refused(given, words):
+    with pytest.raises(KelronError, match=words):
+        Cluster(**given)
+
+
+def test_one_process_agrees_with_itself():
+    alone = World()
+    assert alone.first
+    assert (alone.any(True), alone.any(False), alone.sum(2.5), alone.gather("x")) == (True, False, 2.5, ["x"])
