@@ -33,18 +33,24 @@ PAGED_FROM = 100_000
 
 
 class Replica(torch.nn.Module):
-    """One process's copy of a model; after the last backward pass of a step its gradients are the sums over all."""
+    """One process's copy of a model; after the last backward pass of a step its gradients are the sums over all.
 
-    def __init__(self, module: Any, world: World) -> None:
+    On GPUs each gradient is on its way as soon as it is there (`overlap`). On a CPU the exchange would take its time
+    from the backward pass, and all of them go at the end in one piece.
+    """
+
+    def __init__(self, module: Any, world: World, overlap: bool | None = None) -> None:
         super().__init__()
         self.module = module
         self._exchanges = world.size > 1
+        self._trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._overlap = self._trained[0].is_cuda if overlap is None else overlap
         self._sent: list[Any] = []
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         if self._exchanges:
-            for parameter in trained:
+            for parameter in self._trained:
                 dist.broadcast(parameter.data, src=0)
-                parameter.register_post_accumulate_grad_hook(self._send)
+                if self._overlap:
+                    parameter.register_post_accumulate_grad_hook(self._send)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
@@ -63,10 +69,17 @@ class Replica(torch.nn.Module):
             self._sent.append(dist.all_reduce(parameter.grad, async_op=True))
 
     def finish(self) -> None:
-        """Wait for the sums that are under way."""
+        """Return when the gradients are the sums over all processes. Call it after the last backward pass of a step."""
         for exchange in self._sent:
             exchange.wait()
         self._sent.clear()
+        if self._exchanges and not self._overlap:
+            gradients = [parameter.grad for parameter in self._trained if parameter.grad is not None]
+            whole = torch.cat([gradient.flatten() for gradient in gradients])
+            dist.all_reduce(whole)
+            parts = whole.split([gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
 
 
 class WatchCallback(TrainerCallback):
@@ -134,7 +147,8 @@ class KelronTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        model.finish()
+        if self.accelerator.sync_gradients:
+            model.finish()
         return loss * self.world.size  # the Trainer logs the mean over processes, and the loss is their sum
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:

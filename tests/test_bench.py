@@ -34,6 +34,24 @@ def test_both_stacks_report_speed_and_write_json(stack, tmp_path):
     )
 
 
+def test_scaling_compares_three_arrangements_of_the_same_work(tmp_path):
+    file = tmp_path / "result.json"
+    script = SCRIPT.with_name("scaling.py")
+    done = subprocess.run(
+        [sys.executable, str(script), "--rounds=1", "--steps=1", "--rows=1", "--r=2", f"--json={file}"],
+        capture_output=True,
+        text=True,
+        env={"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(script.parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(file.read_text())
+    processes = {name: result[name]["processes"] for name in ("one", "two", "sandwich")}
+    assert processes == {"one": 1, "two": 2, "sandwich": 2}
+    assert all(result[name]["loss_difference"] < 1e-5 for name in ("two", "sandwich"))
+    assert result["one"]["speedup"] == 1.0
+    assert "x the sandwich" in done.stdout
+
+
 def test_unsloth_that_is_not_installed_is_said_in_one_line():
     done = run("--stack", "unsloth")
     assert done.returncode == 1

@@ -158,6 +158,41 @@ def test_two_machines_go_on_from_the_checkpoint_of_one(cut, uninterrupted, confi
     assert [path.name for path in (outs[1] / "work").glob("checkpoint-*")] == [f"checkpoint-{step}"]
 
 
+SUMS = """
+import sys
+import torch
+from kelron_lib.trainer import Replica
+from kelron_lib.worker import work
+
+def task(world):
+    for overlap in (True, False):
+        torch.manual_seed(world.rank)  # process 0's weights must win
+        replica = Replica(torch.nn.Linear(3, 2), world, overlap=overlap)
+        inputs = torch.arange(12.0).reshape(4, 3)  # one row a pass: 0 and 2 are process 0's, 1 and 3 process 1's
+        with replica.no_sync():
+            replica(inputs[world.rank]).sum().backward()
+        replica(inputs[world.rank + 2]).pow(2).sum().backward()
+        replica.finish()
+        torch.manual_seed(0)
+        alone = torch.nn.Linear(3, 2)
+        (alone(inputs[:2]).sum() + alone(inputs[2:]).pow(2).sum()).backward()
+        for got, wanted in zip(replica.parameters(), alone.parameters(), strict=True):
+            assert torch.allclose(got.grad, wanted.grad), (overlap, got.grad, wanted.grad)
+        print("the same", overlap)
+
+sys.exit(work(task))
+"""
+
+
+def test_gradients_are_the_sums_over_processes_and_passes():
+    said = []
+    run_processes(("-c", SUMS), 2, say=said.append)
+    assert [line for line in said if "the same" in line and not line.startswith("[")] == [
+        "the same True",
+        "the same False",
+    ]
+
+
 FAILING = """
 import os, signal, sys
 from kelron_lib.errors import KelronError
