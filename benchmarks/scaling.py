@@ -7,7 +7,8 @@ The same work in each: the same packed passes of the shipped tiny base through t
 optimizer, one thread a process. `one`: one process makes all passes of a step. `two`: two processes share them and sum
 their gradients, as `kelron train --processes 2` does. `sandwich`: embedding, last norm, head and loss in one process,
 all layers in the other, as on two GPUs with a model split between them: one waits while the other works. The
-arrangements take turns, round by round, so that other load on the machine meets all of them.
+arrangements take turns, round by round, so that other load on the machine meets all of them; the figures are medians
+over all steps.
 """
 
 from __future__ import annotations
@@ -168,15 +169,15 @@ def measure(args: argparse.Namespace, world: Any) -> None:
     """One round in one process; process 0 prints what it found."""
     work = Work(args)
     side = Sandwich(work, world) if args.worker == "sandwich" else Shared(work, world)
-    losses = [side.step(step) for step in range(WARMUP_STEPS)]
-    world.wait()
-    began = time.perf_counter()
-    losses += [side.step(WARMUP_STEPS + step) for step in range(args.steps)]
-    world.wait()
-    seconds = time.perf_counter() - began
+    losses, seconds = [], []
+    for step in range(WARMUP_STEPS + args.steps):
+        began = time.perf_counter()
+        losses.append(side.step(step))
+        world.wait()
+        seconds.append(time.perf_counter() - began)
     share = losses if args.worker == "sandwich" else [world.sum(loss) for loss in losses]
     if world.first:
-        print(RESULT + json.dumps({"seconds": seconds, "losses": share}))
+        print(RESULT + json.dumps({"seconds": seconds[WARMUP_STEPS:], "losses": share}))
 
 
 def one_round(args: argparse.Namespace, arrangement: str) -> dict[str, Any]:
@@ -202,18 +203,18 @@ def main(given: list[str] | None = None) -> dict[str, Any]:
     result: dict[str, Any] = {"settings": {k: v for k, v in vars(args).items() if k not in ("json", "worker")}}
     result["processors"] = os.cpu_count()
     reference = rounds["one"][0]["losses"]
-    base = statistics.median(found["seconds"] for found in rounds["one"])
+    base = statistics.median(second for found in rounds["one"] for second in found["seconds"])
     print(f"{args.steps} steps of {args.passes} passes of {args.rows} x {args.row_tokens} tokens, one thread a process")
     print(f"{'':<10}{'s/step':>9}{'fastest':>9}{'against one':>13}  largest difference of a step's loss")
     for name, found in rounds.items():
-        seconds = [one["seconds"] / args.steps for one in found]
+        seconds = [second for one in found for second in one["seconds"]]
         apart = max(abs(a - b) / b for one in found for a, b in zip(one["losses"], reference, strict=True))
         median = statistics.median(seconds)
         result[name] = {
             "processes": ARRANGEMENTS[name],
             "seconds_per_step": median,
             "fastest": min(seconds),
-            "speedup": base / args.steps / median,
+            "speedup": base / median,
             "loss_difference": apart,
         }
         print(f"{name:<10}{median:>9.3f}{min(seconds):>9.3f}{result[name]['speedup']:>12.2f}x  {apart:.0e}")
