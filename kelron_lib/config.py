@@ -57,7 +57,7 @@ class LoraSettings:
     """Rank of the update on every linear layer."""
     alpha: int = 32
     """The update is scaled by alpha / r."""
-    dropout: float = 0.05
+    dropout: float = 0.1
     """Dropout on the adapter's input."""
 
     def __post_init__(self) -> None:
@@ -95,9 +95,9 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    epochs: float = 2.5
+    epochs: float = 3.0
     """Times that every training row is seen; a fraction ends the last round early."""
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 3e-3
     """Peak learning rate. It has to suit the adapter's scale alpha / r: a small scale wants a larger rate."""
     warmup_share: float = 0.05
     """Share of the steps in which the rate rises from 0; it falls on a cosine after that."""
