@@ -95,7 +95,7 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    epochs: float = 3.0
+    epochs: float = 2.5
     """Times that every training row is seen; a fraction ends the last round early."""
     learning_rate: float = 3e-3
     """Peak learning rate. It has to suit the adapter's scale alpha / r: a small scale wants a larger rate."""
