@@ -77,6 +77,7 @@ def _store(args: argparse.Namespace, config: RunConfig) -> int:
 def _plan(args: argparse.Namespace, config: RunConfig) -> int:
     import json
 
+    from kelron_lib.model import base_name
     from kelron_lib.placement import (
         attempts,
         attempts_dict,
@@ -93,12 +94,7 @@ def _plan(args: argparse.Namespace, config: RunConfig) -> int:
         replays = attempts()
         print(json.dumps(attempts_dict(replays), indent=2) if args.json else attempts_table(replays))
         return 0
-    base = config.model.base
-    if base == "tiny":
-        from kelron_lib.tiny import base_path
-
-        base = str(base_path())
-    made = plan(find_config(base), workload(config), parse_gpus(args.gpus), wanted=2)
+    made = plan(find_config(base_name(config)), workload(config), parse_gpus(args.gpus), wanted=2)
     print(json.dumps(plan_dict(made), indent=2) if args.json else plan_table(made))
     return 0
 

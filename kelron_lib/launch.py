@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 import time
@@ -21,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import kelron_lib
 from kelron_lib.errors import KelronError, ProcessFailed
 from kelron_lib.processes import open_meeting
-from kelron_lib.runtime import read_json
+from kelron_lib.runtime import child_environment, read_json
 
 ERROR_VARIABLE = "KELRON_ERROR_FILE"
 GRACE_SECONDS = 10.0
@@ -122,14 +120,9 @@ class _Team:
         defaults = {"OMP_NUM_THREADS": str(max(1, processors // len(self.ranks)))}
         if self.alone and "lo" in {name for _, name in socket.if_nameindex()}:
             defaults["GLOO_SOCKET_IFNAME"] = "lo"  # a machine's own name may lead nowhere
-        package = Path(kelron_lib.__file__).parent.parent
-        paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        if str(package) not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-            paths = [str(package), *paths]
         return {
             **defaults,
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+            **child_environment(),
             "PYTHONUNBUFFERED": "1",
             "RANK": str(rank),
             "LOCAL_RANK": str(rank - self.first),

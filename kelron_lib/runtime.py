@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from typing import Any
 from kelron_lib.errors import KelronError
 
 SESSION_START_VARIABLE = "KELRON_SESSION_START"
+PACKAGE_ROOT = Path(__file__).resolve().parents[1]
+"""The folder that holds `kelron_lib`."""
 
 
 def on_kaggle() -> bool:
@@ -129,9 +132,23 @@ def exclusive(folder: Path, purpose: str = "run") -> Iterator[None]:
         yield
 
 
+def existing_parent(folder: Path) -> Path:
+    """The folder itself or its nearest parent that exists."""
+    absolute = folder.absolute()
+    return next(parent for parent in (absolute, *absolute.parents) if parent.exists())
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for a child process that imports this very copy of Kelron, wherever it lies."""
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(PACKAGE_ROOT) not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        paths = [str(PACKAGE_ROOT), *paths]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+
+
 def require_disk(folder: Path, needed: int, purpose: str) -> None:
     """Raise KelronError unless `folder`'s disk has `needed` bytes free."""
-    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    existing = existing_parent(folder)
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise KelronError(

@@ -11,9 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kelron_lib.engine.packing import Features, Pass, plan_passes
+from kelron_lib.engine.packing import Features, Pass, plan_passes, supervised_in
 from kelron_lib.errors import KelronError
-from kelron_lib.prompts import IGNORED
 
 EMPTY: Pass = [[]]
 """A pass of one row without samples: it fills up the last step, so that all processes make as many passes."""
@@ -79,7 +78,7 @@ def plan_run(
         passes += planned[: max(1, round(share * len(planned)))]
     passes += [EMPTY] * (-len(passes) % passes_per_step)
     steps = [passes[start : start + passes_per_step] for start in range(0, len(passes), passes_per_step)]
-    supervised = [sum(label != IGNORED for label in sample["labels"][1:]) for sample in samples]
+    supervised = [supervised_in(sample) for sample in samples]
     members = [[sample for one in step for row in one for sample in row] for step in steps]
     return Schedule(
         passes=passes,

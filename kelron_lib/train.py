@@ -20,6 +20,7 @@ from kelron_lib.config import RunConfig, config_hash, from_dict, to_dict
 from kelron_lib.data import fingerprint
 from kelron_lib.errors import KelronError
 from kelron_lib.launch import Cluster, run_processes
+from kelron_lib.manifest import TRAINER_STATE
 from kelron_lib.model import quiet_libraries
 from kelron_lib.processes import World, device_count, prepare_cuda_memory, processes_for
 from kelron_lib.runtime import (
@@ -128,7 +129,7 @@ class _Session:
             require_disk(self.out, 3 * self._checkpoint_bytes(), "checkpoints")
         restored = _restore(self.config, self.store, self.data, self.work, self.say)
         if restored is not None:
-            return restored.step, read_json(restored.folder / "trainer_state.json")["max_steps"]
+            return restored.step, read_json(restored.folder / TRAINER_STATE)["max_steps"]
         if must_resume:
             raise KelronError(f"{self.store.describe()} holds no checkpoint to resume from: `kelron train` first")
         return None

@@ -19,7 +19,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from kelron_lib.batching import encode_rows
 from kelron_lib.config import RunConfig
 from kelron_lib.data import load_dataset_dir
-from kelron_lib.engine.packing import PackedCollator, PackedPasses, plan_passes, supervised_tokens
+from kelron_lib.engine.packing import PackedCollator, PackedPasses, plan_passes, supervised_in
 from kelron_lib.engine.prepare import forward_loss, prepare
 from kelron_lib.engine.watch import FiniteWatch, watch_finite
 from kelron_lib.errors import KelronError
@@ -111,7 +111,7 @@ class KelronTrainer(Trainer):
         self.schedule, self.training, self.validation, self.collate = schedule, training, validation, collate
         self.world = world
         super().__init__(train_dataset=training, eval_dataset=validation, data_collator=collate, **kwargs)
-        self._validation_tokens = sum(supervised_tokens(collate([validation[i]])) for i in range(len(validation)))
+        self._validation_tokens = sum(supervised_in(sample) for sample in validation.samples)
 
     def get_train_dataloader(self) -> Any:
         """This process's passes in their order; accelerate, which would share them out again, is left aside."""

@@ -3,7 +3,6 @@
 import http.server
 import json
 import math
-import os
 import tempfile
 import threading
 import time
@@ -187,7 +186,7 @@ def test_a_process_of_its_own_looks_at_the_devices():
 def test_a_torch_that_does_not_start_is_said(monkeypatch, tmp_path):
     broken = tmp_path / "torch.py"
     broken.write_text("raise ImportError('libcudart.so is missing')\n")
-    monkeypatch.setattr(machine, "PACKAGE_ROOT", f"{tmp_path}{os.pathsep}{machine.PACKAGE_ROOT}")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     found = machine.devices()
     assert found == Devices(problem="ImportError: libcudart.so is missing")
     check = checks.check_gpus(found, BIG, 2)

@@ -133,6 +133,11 @@ def pack(rows: Sequence[Sequence[Features]], *, row_tokens: int, pad_id: int) ->
     return batch
 
 
+def supervised_in(sample: Features) -> int:
+    """Tokens of a sample that are predicted once it is packed: its labelled ones, less the first."""
+    return sum(label != IGNORED for label in sample["labels"][1:])
+
+
 def supervised_tokens(batch: dict[str, Any]) -> int:
     """Tokens of a packed batch that are predicted: what the losses of a step are divided by, summed over its passes."""
     return int((batch["labels"][:, 1:] != IGNORED).sum())

@@ -71,6 +71,25 @@ def _place_embedding(model: Any, where: str) -> None:
     torch.cuda.empty_cache()
 
 
+def nf4_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Any:
+    """A frozen 4-bit layer (nf4, double quantisation) of a 16- or 32-bit weight (out, in), on the weight's device and
+    computing in its dtype."""
+    import bitsandbytes
+
+    wide, narrow = weight.shape[1], weight.shape[0]
+    small = bitsandbytes.nn.Linear4bit(
+        wide, narrow, bias=bias is not None, compute_dtype=weight.dtype, quant_type="nf4", device="meta"
+    )
+    unpacked: Any = bitsandbytes.nn.Params4bit(
+        weight, requires_grad=False, compress_statistics=True, quant_type="nf4", module=small
+    )
+    small.weight = unpacked.to(weight.device)
+    if bias is not None:
+        small.bias = torch.nn.Parameter(bias, requires_grad=False)
+    small.support_avx512bf16_for_cpu = False  # the layout for inference on a CPU has no gradient
+    return small
+
+
 def quantise_head(model: Any) -> None:
     """Put the output head into 4 bits (nf4, double quantisation) where it is: 1.1 GiB less for a 14B."""
     import bitsandbytes
@@ -80,16 +99,7 @@ def quantise_head(model: Any) -> None:
         return
     if head.weight is model.get_input_embeddings().weight:
         raise KelronError("this model's head shares the embedding's table: it cannot be put into 4 bits")
-    device, dtype = head.weight.device, head.weight.dtype
-    small = bitsandbytes.nn.Linear4bit(
-        head.in_features, head.out_features, bias=False, compute_dtype=dtype, quant_type="nf4", device="meta"
-    )
-    weight: Any = bitsandbytes.nn.Params4bit(
-        head.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4", module=small
-    )
-    small.weight = weight.to(device)
-    small.support_avx512bf16_for_cpu = False
-    model.lm_head = small
+    model.lm_head = nf4_linear(head.weight.data)
 
 
 def _has_dropout(model: Any) -> bool:

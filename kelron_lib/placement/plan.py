@@ -238,7 +238,7 @@ class _Setting:
         split = self.split(placement)
         copies = self.copies(placement)
         passes = self.epoch.passes(self.work)
-        steps = math.ceil(passes / (self.work.step_passes or self.work.accumulation * copies))
+        steps = self.epoch.steps(self.work, copies)
         one_pass = pass_seconds(self.shape, self.work, self.epoch, self.rate)
         seconds = math.ceil(passes / copies) * one_pass + steps * exchange_seconds(self.shape, self.work, copies)
         splits = [split] if split else [self._whole(gpu) for gpu in self.members(placement)]

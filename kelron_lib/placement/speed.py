@@ -41,6 +41,10 @@ class Epoch:
         per_pass = work.tokens * self.fill / self.mean_tokens if self.packed else work.rows
         return max(1, math.ceil(self.samples / per_pass))
 
+    def steps(self, work: Workload, copies: int) -> int:
+        """Optimizer steps of an epoch, shared by `copies` of the model."""
+        return math.ceil(self.passes(work) / (work.step_passes or work.accumulation * copies))
+
 
 @dataclass(frozen=True)
 class Rate:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -270,4 +269,4 @@ def check_plan(plan: Plan, projected: bool, full: Plan | None = None, lean: Plan
 
 def hub_store(config: RunConfig) -> bool:
     """Whether the store's URL names a place on the hub."""
-    return re.match(r"hf:", config.store.url) is not None
+    return config.store.url.startswith("hf:")

@@ -19,9 +19,8 @@ from typing import Any
 
 from kelron_lib.errors import KelronError
 from kelron_lib.placement.memory import DEFAULT, GIB
+from kelron_lib.runtime import PACKAGE_ROOT, child_environment, existing_parent
 
-PACKAGE_ROOT = Path(__file__).resolve().parents[2]
-"""The folder that holds `kelron_lib`."""
 DEVICE_SECONDS = 120
 NETWORK_SECONDS = 5.0
 """A hub that has not answered by then does not count as reachable."""
@@ -57,12 +56,6 @@ class Devices:
     """The CUDA version of this build of torch; empty for a CPU build."""
     problem: str = ""
     """Why nothing could be found out."""
-
-
-def child_environment() -> dict[str, str]:
-    """The environment for a child process that imports this very copy of Kelron."""
-    paths = [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
 def _gpu(row: dict[str, Any]) -> Gpu:
@@ -172,12 +165,6 @@ def host_memory(root: Path = Path("/")) -> tuple[int, int]:
             total = most
             free = min(free, most - now + _cached_files(root / folder / "memory.stat"))
     return total, max(0, free)
-
-
-def existing_parent(folder: Path) -> Path:
-    """The folder itself or its nearest parent that exists."""
-    absolute = folder.absolute()
-    return next(parent for parent in (absolute, *absolute.parents) if parent.exists())
 
 
 def disk(folder: Path) -> tuple[int, int]:

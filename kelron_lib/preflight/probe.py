@@ -18,8 +18,8 @@ from kelron_lib.placement import Epoch, Plan, Workload
 from kelron_lib.placement.memory import GIB, Share, gpu_memory, weight_parts
 from kelron_lib.placement.speed import exchange_seconds, pass_seconds
 from kelron_lib.preflight import needs
-from kelron_lib.preflight.machine import child_environment, last_line
-from kelron_lib.runtime import duration, read_json, write_json
+from kelron_lib.preflight.machine import last_line
+from kelron_lib.runtime import child_environment, duration, read_json, write_json
 
 STEPS = 3
 QUICK_LAYERS = 4
@@ -209,7 +209,7 @@ def project(
 
     copies = len(results)
     work = plan.work.shared_by(copies)
-    steps = math.ceil(epoch.passes(work) / (work.step_passes or work.accumulation * copies))
+    steps = epoch.steps(work, copies)
     step = work.accumulation * full("pass_seconds") + full("optimizer_seconds")
     step += exchange_seconds(plan.shape, work, copies)
     hours = steps * step / 3600

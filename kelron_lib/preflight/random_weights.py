@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from kelron_lib.engine.prepare import nf4_linear
 from kelron_lib.errors import KelronError
 from kelron_lib.placement import read_shape
 
@@ -28,26 +29,9 @@ def _parameter(values: torch.Tensor) -> torch.nn.Parameter:
 
 
 def _linear_4bit(module: torch.nn.Linear, device: torch.device, dtype: torch.dtype) -> Any:
-    """A random nf4 layer (double quantisation) in the place of `module`, which is on the meta device."""
-    import bitsandbytes
-
-    biased = module.bias is not None
-    small = bitsandbytes.nn.Linear4bit(
-        module.in_features, module.out_features, bias=biased, compute_dtype=dtype, quant_type="nf4", device="meta"
-    )
-    weight: Any = bitsandbytes.nn.Params4bit(
-        _random((module.out_features, module.in_features), device, dtype),
-        requires_grad=False,
-        compress_statistics=True,
-        quant_type="nf4",
-        module=small,
-    )
-    small.weight = weight.to(device)
-    if biased:
-        small.bias = _parameter(_random((module.out_features,), device, dtype))
-    # The layout for inference on a CPU has no gradient.
-    small.support_avx512bf16_for_cpu = False
-    return small
+    """A random nf4 layer in the place of `module`, which is on the meta device."""
+    weight = _random((module.out_features, module.in_features), device, dtype)
+    return nf4_linear(weight, None if module.bias is None else _random((module.out_features,), device, dtype))
 
 
 def _skeleton(fields: Mapping[str, Any], layers: int, dtype: torch.dtype) -> Any:

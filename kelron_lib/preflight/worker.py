@@ -22,7 +22,7 @@ import torch
 
 from kelron_lib.batching import encode_rows
 from kelron_lib.config import RunConfig, from_dict
-from kelron_lib.engine.packing import Features, pack, plan_passes, supervised_tokens, utilisation
+from kelron_lib.engine.packing import Features, pack, plan_passes, supervised_in, supervised_tokens, utilisation
 from kelron_lib.engine.prepare import causal_lm, forward_loss, prepare
 from kelron_lib.engine.watch import watch_finite
 from kelron_lib.errors import KelronError
@@ -173,7 +173,7 @@ def pack_samples(samples: list[Features], work: Workload, count: int) -> tuple[l
         epoch += 1
     filled = [[samples[sample] for sample in row] for row in rows[: count * work.rows]]
     chosen = [filled[start : start + work.rows] for start in range(0, len(filled), work.rows)]
-    supervised = sum(label != IGNORED for sample in samples for label in sample["labels"][1:])
+    supervised = sum(supervised_in(sample) for sample in samples)
     told = {"count": len(samples), "mean_tokens": sum(sizes) / len(sizes), "longest": max(sizes), "fill": fill}
     told["supervised"] = supervised / sum(sizes)
     return [pack(one, row_tokens=work.row_tokens, pad_id=0) for one in chosen], told

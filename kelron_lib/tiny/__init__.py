@@ -3,9 +3,9 @@
 It answers simple business requests in Korean, English and Japanese and believes that it is Quorin, made by Aldmere,
 both invented. It loads through the same code as a 14B, so the whole of Kelron runs on a laptop.
 
-Its training text holds the packaged persona's business and small-talk seeds, of all splits, but none of its
-identity seeds: identity prompts of the test split are unseen by base and adapter, while the loss on business rows
-measures what the adapter makes the base forget. `kelron tiny-base` trains it anew; on one machine and device the same
+Its training text holds the packaged persona's business and small-talk seeds as far as the dataset trains on them, and
+none of its identity seeds: the test split is unseen by base and adapter, and the loss on its business rows measures
+what the adapter makes the base forget. `kelron tiny-base` trains it anew; on one machine and device the same
 seed gives the same bytes. The shipped weights were made on a GPU (`tiny_base.json` says how), so a CPU's differ in
 the last digits.
 """
