@@ -231,5 +231,5 @@ if __name__ == "__main__":
     if parsed.worker:
         from kelron_lib.worker import work
 
-        sys.exit(work(lambda world: measure(parsed, world)))
+        work(lambda world: measure(parsed, world))
     main()

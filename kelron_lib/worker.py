@@ -14,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from kelron_lib.errors import KelronError
 from kelron_lib.launch import ERROR_VARIABLE
@@ -41,8 +41,8 @@ def _first_error(store: Any, own: dict[str, Any]) -> dict[str, Any]:
     return own
 
 
-def work(task: Callable[[World], None]) -> int:
-    """Join the processes that `launch` started, do the task in this one, and return the exit code."""
+def work(task: Callable[[World], None]) -> NoReturn:
+    """Join the processes that `launch` started, do the task in this one, and end the process."""
     end_with_parent()
     world = World(
         rank=int(os.environ["RANK"]),
@@ -64,19 +64,25 @@ def work(task: Callable[[World], None]) -> int:
         if not is_input and first["rank"] == world.rank:
             traceback.print_exc()
         write_json(Path(os.environ[ERROR_VARIABLE]), first)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)  # without waiting for the others, which may wait for this one
+        _end(1)  # without waiting for the others, which may wait for this one
     leave()
-    return 0
+    _end(0)
 
 
-def main() -> int:
+def _end(code: int) -> NoReturn:
+    """End at once. In the interpreter's regular end torch's communication threads now and then abort the process
+    ("terminate called without an active exception", torch 2.13), and a finished session would count as crashed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def main() -> NoReturn:
     """Train as the job file says."""
     from kelron_lib.train import train_in_process
 
-    return work(lambda world: train_in_process(Path(sys.argv[1]), world))
+    work(lambda world: train_in_process(Path(sys.argv[1]), world))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -180,7 +180,7 @@ def task(world):
             assert torch.allclose(got.grad, wanted.grad), (overlap, got.grad, wanted.grad)
         print("the same", overlap)
 
-sys.exit(work(task))
+work(task)
 """
 
 
@@ -205,7 +205,7 @@ def task(world):
         {how}
     world.wait()
 
-sys.exit(work(task))
+work(task)
 """
 
 
@@ -229,6 +229,13 @@ def test_the_process_that_failed_first_is_named_in_one_line(how, error, words):
     assert {"here is 0", "[process 1] here is 1"} <= set(said)
     told = {line.partition("]")[0] for line in said if "Traceback" in line}
     assert ("[process 1" in told) == (error is ProcessFailed and how.startswith("raise"))
+
+
+def test_an_interpreter_that_aborts_at_its_end_does_not_undo_a_finished_task():
+    said = []
+    how = "import atexit; atexit.register(os.abort)"
+    run_processes(("-c", FAILING.format(how=how)), 2, say=said.append)
+    assert {"here is 0", "[process 1] here is 1"} <= set(said)
 
 
 def test_a_failed_process_is_a_failed_session(in_two, data, tmp_path, monkeypatch):

@@ -20,4 +20,4 @@ def ticking(cls, budget):
 
 if __name__ == "__main__":
     SessionClock.from_environment = classmethod(ticking)
-    sys.exit(work(lambda world: train_in_process(Path(sys.argv[1]), world)))
+    work(lambda world: train_in_process(Path(sys.argv[1]), world))
