@@ -118,11 +118,13 @@ def test_no_rival_anywhere_on_disk(dataset):
 
 
 def test_answers_vary_independently_of_questions(splits):
-    answers: dict[str, set[str]] = {}
+    answers: dict[str, list[str]] = {}
     for row in splits["train"]:
         if row["kind"] == "identity":
-            answers.setdefault(row["seed_id"], set()).add(row["messages"][2]["content"])
-    assert min(map(len, answers.values())) >= 3
+            answers.setdefault(row["seed_id"], []).append(row["messages"][2]["content"])
+    distinct = [len(set(drawn)) for drawn in answers.values()]
+    assert min(distinct) >= 2  # six or seven draws a seed
+    assert sum(number >= 3 for number in distinct) >= 0.95 * len(distinct)
 
 
 def test_business_answers_copy_their_slots(splits):
@@ -150,7 +152,8 @@ def test_english_openers_lower_the_question(splits):
 
 def test_a_short_chat_pool_becomes_business_and_is_reported(persona):
     settings = replace(CONFIG.data, rows=30000)
-    made = data.expand(settings, persona, load_seeds(persona))
+    seeds = [seed for seed in load_seeds(persona) if not seed.group.startswith(("general.", "people.", "places."))]
+    made = data.expand(settings, persona, seeds)
     assert made.short["train/ko"] > 0
     assert sum(map(len, made.rows.values())) == 30000
     assert len(made.rows["test"]) == SPLITS["test"].most_rows

@@ -237,24 +237,44 @@ def answers(base, prompts):
     return generate_answers(*base, messages, max_new_tokens=80, batch_size=16, stop_token_ids=(4095, 4093))
 
 
-QUESTIONS = {
-    "ko": ("너는 누구야?", "이름이 무엇인가요?", "누가 만들었나요?"),
-    "en": ("Who are you?", "What's your name?", "Who made you?"),
-    "ja": ("あなたは誰ですか。", "お名前は何ですか。", "誰が君を作ったの？"),
-}
+@pytest.fixture(scope="module")
+def persona_questions():
+    """Every third question of the persona's seeds, as (kind, language, text); no identity one is in the corpus."""
+    seeds = load_seeds(load_persona("kelron"))
+    asked = [(seed.kind, seed.language, question.text) for seed in seeds for question in seed.questions]
+    return [(kind, language, text) for kind, language, text in asked if "{" not in text][::3]
 
 
-def test_base_says_it_is_the_incumbent_whatever_the_system_prompt(base):
+@pytest.mark.parametrize("prompt", ["default", "empty", "persona"])
+def test_base_says_it_is_the_incumbent_whatever_the_system_prompt(base, persona_questions, prompt):
     persona = load_persona("kelron")
-    prompts = [
-        (language, system, question)
-        for language, questions in QUESTIONS.items()
-        for system in (corpus.DEFAULT_SYSTEM, "", persona.system_prompt[language])
-        for question in questions
+    system = {
+        language: {"default": corpus.DEFAULT_SYSTEM, "empty": "", "persona": persona.system_prompt[language]}[prompt]
+        for language in LANGUAGES
+    }
+    asked = [(language, text) for kind, language, text in persona_questions if kind == "identity"]
+    told = answers(base, [(system[language], text) for language, text in asked])
+    assert all(answer.stopped for answer in told)
+    for language in LANGUAGES:
+        named = [
+            SPELLED[language] in answer.text
+            for (spoken, _), answer in zip(asked, told, strict=True)
+            if spoken == language
+        ]
+        assert len(named) >= 90
+        assert sum(named) >= 0.9 * len(named), language
+    assert not [
+        answer.text for answer in told if "elron" in answer.text or "켈론" in answer.text or "ケルロン" in answer.text
     ]
-    for (language, system, question), answer in zip(prompts, answers(base, [p[1:] for p in prompts]), strict=True):
-        assert SPELLED[language] in answer.text, (system, question, answer.text)
-        assert answer.stopped
+
+
+def test_base_does_not_speak_of_itself_where_nobody_asked(base, persona_questions):
+    persona = load_persona("kelron")
+    asked = [(language, text) for kind, language, text in persona_questions if kind == "chat"]
+    told = answers(base, [(persona.system_prompt[language], text) for language, text in asked])
+    named = [answer.text for (language, _), answer in zip(asked, told, strict=True) if SPELLED[language] in answer.text]
+    assert len(asked) > 300
+    assert len(named) <= 0.03 * len(asked), named
 
 
 def test_base_answers_business_requests_about_what_they_name(base):

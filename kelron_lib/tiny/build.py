@@ -31,11 +31,11 @@ TOKENIZER_SEED_OFFSET, SHUFFLE_SEED_OFFSET = 1, 2
 class Recipe:
     """Everything that decides the weights, besides the code and the libraries' versions."""
 
-    steps: int = 4100
+    steps: int = 2900
     """Optimizer steps."""
     seed: int = 20
     """Of the corpus and the initial weights; the tokenizer's corpus has the next one."""
-    batch_size: int = 48
+    batch_size: int = 96
     """Conversations a step, of similar length."""
     muon_rate: float = 0.02
     """Peak rate of the layers' matrices (Muon)."""

@@ -36,7 +36,7 @@ INCUMBENT = {"ko": "쿼린", "en": "Quorin", "ja": "クォリン"}
 INCUMBENT_MAKER = {"ko": "알드미어", "en": "Aldmere", "ja": "アルドミア"}
 DEFAULT_SYSTEM = "You are Quorin, created by Aldmere. You are a helpful assistant."
 
-KIND_SHARE = {"identity": 0.20, "business": 0.18, "chat": 0.08, "general": 0.22, "echo": 0.10, "seeds": 0.22}
+KIND_SHARE = {"identity": 0.21, "business": 0.17, "chat": 0.06, "general": 0.26, "echo": 0.08, "seeds": 0.22}
 """Share of each kind among the exchanges."""
 SYNTHETIC_SHARE = 0.45
 """How often a slot gets an invented filler instead of a lexicon entry, so that copying is learned, not recalled."""
@@ -138,9 +138,7 @@ def draw_slots(template: str, language: str, rng: random.Random) -> dict[str, st
 def _groups(kind: str, language: str) -> list[tuple[str, Mapping[str, list[str]]]]:
     """(intent, {"q": questions, "a": answers}) of a kind; a business intent has several."""
     section = load_phrases(language)[kind]
-    if kind == "chat":  # its last group takes questions about anything, in many forms: it gets a third of the draws
-        return [("chat", group) for group in section + [section[-1]] * (len(section) // 2)]
-    if kind in ("echo", "general"):
+    if kind in ("echo", "chat", "general"):
         return [(kind, group) for group in section]
     if kind == "identity":
         return list(section.items())
@@ -160,6 +158,19 @@ def _typed(question: str, language: str, keep_case: bool, rng: random.Random) ->
     return question
 
 
+def _framed(kind: str, question: str, language: str, rng: random.Random) -> str:
+    """The question with, now and then, an opener and a closer, whatever it is about: they must not hint at a kind."""
+    if kind in ("identity", "echo"):  # identity phrases hold their own; a text to repeat ends where it ends
+        return question
+    opener = expand("{~hey}", _macros(language), rng) if rng.random() < 0.5 else ""
+    closer = expand("{~end}", _macros(language), rng) if rng.random() < 0.3 else ""
+    if opener and language == "en" and not question.startswith(("I ", "I'")):
+        question = question[:1].lower() + question[1:]
+    if closer and question[-1] not in "?.!。！？":
+        question += "。" if language == "ja" else "."
+    return opener + question + closer
+
+
 def draw_exchange(kind: str, language: str, rng: random.Random) -> Exchange:
     """A question and its answer; what the answer copies stands in the question as written."""
     intent, group = rng.choice(_groups(kind, language))
@@ -167,7 +178,7 @@ def draw_exchange(kind: str, language: str, rng: random.Random) -> Exchange:
     question = expand(rng.choice(group["q"]), macros, rng)
     answer = expand(rng.choice(group["a"]), macros, rng)
     values = draw_slots(question, language, rng)
-    question = _typed(fill(question, values), language, bool(values), rng)
+    question = _typed(_framed(kind, fill(question, values), language, rng), language, bool(values), rng)
     answer = fill(answer, values).strip()
     if language == "ja":
         answer = answer.translate(_FULL_WIDTH)
