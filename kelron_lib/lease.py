@@ -1,0 +1,209 @@
+"""One writer a store: a lease with a heartbeat, so that two sessions never write to one run.
+
+The lease is a small file in the store that names the session and counts its heartbeats. Whether a session lives is
+seen by watching that count for a while on this machine's own steady clock: no two clocks are ever compared, so a
+clock that jumps or differs changes nothing. A session that ended well takes its lease along; the lease of one that was
+killed is taken over, at once where its process was on this machine, otherwise after the count stood still.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from kelron_lib.errors import KelronError
+from kelron_lib.store import DamagedFile, MissingFile, Store
+
+LEASE = "LEASE.json"
+
+
+class LostLease(KelronError):
+    """Another session writes to the store now."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Who may write to a store."""
+
+    session: str
+    """Random, one of a kind."""
+    host: str
+    pid: int
+    process_start: float
+    """When the process began, seconds since the epoch by its own machine: tells a process from a later one with its
+    number."""
+    since: str
+    """UTC, ISO 8601."""
+    beat: int = 0
+    """Heartbeats so far."""
+
+    @classmethod
+    def of_this_process(cls) -> Lease:
+        """A new session's lease, held by the calling process."""
+        import psutil
+
+        return cls(
+            session=secrets.token_hex(8),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            process_start=psutil.Process().create_time(),
+            since=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        return (json.dumps(asdict(self), indent=1) + "\n").encode()
+
+    def describe(self) -> str:
+        """The session in words."""
+        return f"process {self.pid} on {self.host}, since {self.since}"
+
+    def holder_is_gone(self) -> bool:
+        """Whether the process was on this machine and has ended. False where that cannot be known from here."""
+        import psutil
+
+        if self.host != socket.gethostname():
+            return False
+        try:
+            return abs(psutil.Process(self.pid).create_time() - self.process_start) > 1.0
+        except psutil.NoSuchProcess:
+            return True
+        except psutil.AccessDenied:
+            return False
+
+
+def read_lease(store: Store) -> Lease | None:
+    """The lease in a store, None where there is none. Raises DamagedFile for one that cannot be read."""
+    try:
+        record: Any = json.loads(store.read_bytes(LEASE))
+        return Lease(**record)
+    except MissingFile:
+        return None
+    except (ValueError, TypeError) as error:
+        raise DamagedFile(f"{LEASE} in {store.describe()} is no lease: {error}") from error
+
+
+class Writer:
+    """The right to write to a store, from `acquire` to `release`; heartbeats come from a thread of its own.
+
+    Also a context manager. All waits are in seconds of the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        beat_seconds: float = 60.0,
+        stale_seconds: float = 180.0,
+        settle_seconds: float = 1.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`stale_seconds`: how long another session's count must stand still to be taken over; at least two beats.
+        `settle_seconds`: after which two sessions that began at one moment see which of them holds the lease."""
+        if stale_seconds < 2 * beat_seconds:
+            raise KelronError(
+                f"a lease of {beat_seconds:g} s beats cannot be stale after {stale_seconds:g} s: allow at least two"
+            )
+        self.store, self.lease = store, Lease.of_this_process()
+        self.beat_seconds, self.stale_seconds, self.settle_seconds = beat_seconds, stale_seconds, settle_seconds
+        self._sleep = sleep
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._problem: KelronError | None = None
+
+    def acquire(self, say: Callable[[str], None] = print) -> None:
+        """Take the lease. Raises KelronError, with its holder's name, where another session writes."""
+        try:
+            other = read_lease(self.store)
+        except DamagedFile as damage:
+            say(f"{damage}; it is replaced")
+            other = None
+        if other is not None:
+            self._outlive(other, say)
+        self._write()
+        self._sleep(self.settle_seconds)
+        self.confirm()
+        self._thread = threading.Thread(target=self._beats, name="lease", daemon=True)
+        self._thread.start()
+
+    def _outlive(self, other: Lease, say: Callable[[str], None]) -> None:
+        """Return when the other session is proven to be gone; raise KelronError when it shows a sign of life."""
+        if other.holder_is_gone():
+            say(f"taking over from a session that ended without a word ({other.describe()})")
+            return
+        say(
+            f"another session may be writing to {self.store.describe()} ({other.describe()}): watching it for "
+            f"{self.stale_seconds:.0f} s"
+        )
+        waited = 0.0
+        while waited < self.stale_seconds:
+            step = min(self.beat_seconds / 2, self.stale_seconds - waited)
+            self._sleep(step)
+            waited += step
+            seen = read_lease(self.store)
+            if seen is None:
+                return
+            if seen != other:
+                raise KelronError(
+                    f"another session writes to {self.store.describe()} ({seen.describe()}, last sign of life less "
+                    f"than {step:.0f} s ago): wait for its end, stop it, or use another store.url"
+                )
+        say(f"no sign of life in {waited:.0f} s: taking over from {other.describe()}")
+
+    def confirm(self) -> None:
+        """Raise LostLease where the store names another session, KelronError where it cannot be asked.
+
+        To be called before whatever only one writer may do, such as moving the pointer.
+        """
+        holder = read_lease(self.store)
+        if holder is None or holder.session != self.lease.session:
+            who = holder.describe() if holder else "nobody: its lease was removed"
+            raise LostLease(
+                f"this session lost its right to write to {self.store.describe()} (now {who}): it stops here, and "
+                "what it saved before stays"
+            )
+
+    @property
+    def problem(self) -> KelronError | None:
+        """Why the last heartbeat failed, None where it did not."""
+        return self._problem
+
+    def _write(self) -> None:
+        self.store.write_bytes(LEASE, self.lease.encode())
+
+    def _beats(self) -> None:
+        while not self._stop.wait(self.beat_seconds):
+            try:
+                self.confirm()
+                self.lease = Lease(**{**asdict(self.lease), "beat": self.lease.beat + 1})
+                self._write()
+                self._problem = None
+            except LostLease as error:
+                self._problem = error
+                return
+            except KelronError as error:  # an outage: the next beat may reach the store again
+                self._problem = error
+
+    def release(self) -> None:
+        """End the heartbeats and remove the lease if it is still this session's."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        holder = read_lease(self.store)
+        if holder is not None and holder.session == self.lease.session:
+            self.store.delete(LEASE)
+
+    def __enter__(self) -> Writer:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
