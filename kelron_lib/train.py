@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kelron_lib.checkpoint import Restored, compare, latest, restore, save_checkpoint
+from kelron_lib.checkpoint import Restored, compare, newest_verified, restore, save_checkpoint
 from kelron_lib.config import RunConfig, config_hash, from_dict, to_dict
 from kelron_lib.data import fingerprint
 from kelron_lib.errors import KelronError
@@ -125,8 +125,7 @@ class _Session:
 
     def _begin(self, must_resume: bool) -> tuple[int, int] | None:
         """Bring the newest checkpoint into the work folder: its step and the run's steps; None for a new run."""
-        if not must_resume or latest(self.store) is not None:
-            require_disk(self.out, 3 * self._checkpoint_bytes(), "checkpoints")
+        require_disk(self.out, 3 * self._checkpoint_bytes(), "checkpoints")
         restored = _restore(self.config, self.store, self.data, self.work, self.say)
         if restored is not None:
             return restored.step, read_json(restored.folder / TRAINER_STATE)["max_steps"]
@@ -181,8 +180,8 @@ class _Session:
         write_losses(folder, self.out)
 
     def _checkpoint_bytes(self) -> int:
-        newest = latest(self.store)
-        return sum(entry.size for entry in newest.files.values()) if newest else 0
+        newest = newest_verified(self.store)
+        return newest.size if newest else 0
 
     def conclude(self, status: Status) -> None:
         """Write down how the session ended, once on each machine, and say it."""
@@ -226,7 +225,7 @@ class _Session:
 
     def fail(self, error: BaseException) -> None:
         """Write down that the session ended by an error."""
-        newest = latest(self.store)
+        newest = newest_verified(self.store)
         words = str(error).strip() or type(error).__name__
         status = self.status("failed", words.splitlines()[0], newest.step if newest else 0)
         write_status(self.out, status)

@@ -25,6 +25,18 @@ def latest(store: Store) -> Manifest | None:
     return manifest
 
 
+def newest_verified(store: Store) -> Manifest | None:
+    """The newest checkpoint that is intact, byte for byte, whatever is wrong with others or with LATEST.json; None
+    where there is none."""
+    pointer = readable_pointer(store)
+    prefixes = [prefix for _, prefix in step_folders(store)]
+    if pointer is not None and pointer.prefix in prefixes:  # ahead of it lies at most a save that was cut off
+        prefixes.remove(pointer.prefix)
+        prefixes.insert(0, pointer.prefix)
+    intact = (prefix for prefix in prefixes if not folder_problems(store, prefix))
+    return next((read_manifest(store, prefix) for prefix in intact), None)
+
+
 def verify(store: Store, which: int | Manifest) -> list[str]:
     """What is wrong with the checkpoint of a step, one line each; empty if every byte is as it was saved."""
     if isinstance(which, Manifest):

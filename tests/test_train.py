@@ -10,6 +10,7 @@ from kelron_lib.checkpoint import latest, verify_store
 from kelron_lib.config import apply_overrides
 from kelron_lib.errors import KelronError
 from kelron_lib.runtime import SessionClock, exclusive
+from kelron_lib.session import read_status
 from kelron_lib.store import open_store
 from kelron_lib.train import train
 
@@ -170,15 +171,33 @@ def test_other_data_is_refused(uninterrupted, small_config, small_data, tmp_path
         train(small_config, tmp_path / "data", tmp_path, say=silent)
 
 
-def test_a_damaged_newest_checkpoint_costs_only_its_own_steps(uninterrupted, small_config, small_data, tmp_path):
+@pytest.mark.parametrize("name", ["LATEST.json", "step-000012/MANIFEST.json", "step-000012/optimizer.pt"])
+@pytest.mark.parametrize("must_resume", [False, True], ids=["train", "resume"])
+def test_a_damaged_newest_checkpoint_costs_only_its_own_steps(
+    name, must_resume, uninterrupted, small_config, small_data, tmp_path
+):
     shutil.copytree(uninterrupted / "store", tmp_path / "store")
-    optimizer = tmp_path / "store" / "step-000012" / "optimizer.pt"
-    optimizer.write_bytes(optimizer.read_bytes()[:-1])
+    damaged = tmp_path / "store" / name
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    found = STEPS if name == "LATEST.json" else 8
     said = []
-    status = train(small_config, small_data, tmp_path, say=said.append)
-    assert (status.first_step, status.step, status.state) == (8, STEPS, "finished")
-    assert any("step-000012/optimizer.pt" in line and "step 8 is used instead" in line for line in said), said
+    status = train(small_config, small_data, tmp_path, must_resume=must_resume, say=said.append)
+    assert (status.first_step, status.step, status.state) == (found, STEPS, "finished")
+    assert any(name in line and f"step {found} is used instead" in line for line in said), said
     assert adapter(tmp_path) == adapter(uninterrupted)
+
+
+@pytest.mark.parametrize("name", ["LATEST.json", "step-000012/MANIFEST.json"])
+def test_a_session_that_fails_on_a_damaged_store_tells_its_own_error(
+    name, uninterrupted, small_config, small_data, tmp_path
+):
+    shutil.copytree(uninterrupted / "store", tmp_path / "store")
+    (tmp_path / "store" / name).write_bytes(b"{}")
+    with pytest.raises(KelronError, match=r"of another run \(differing: lora.alpha\)"):
+        train(apply_overrides(small_config, ["lora.alpha=8"]), small_data, tmp_path, say=silent)
+    status = read_status(tmp_path)
+    assert (status.state, status.step) == ("failed", STEPS if name == "LATEST.json" else 8)
+    assert "lora.alpha" in status.reason
 
 
 def test_the_flat_layout_of_a_hub_download_resumes(uninterrupted, small_config, small_data, tmp_path):
