@@ -84,10 +84,17 @@ class _Session:
     ) -> None:
         self.config, self.data, self.out, self.clock, self.say, self.world = config, data, out, clock, say, world
         self.work = out / "work"
-        self.store = open_store(config.store.url or out / "store", write=world.first)
+        self.opened: Store | None = None
         self.first_step = 0
         self.total_steps = 0
         self.began_training = False
+
+    @property
+    def store(self) -> Store:
+        """The run's store, opened on first use. Raises KelronError where it cannot be reached."""
+        if self.opened is None:
+            self.opened = open_store(self.config.store.url or self.out / "store", write=self.world.first)
+        return self.opened
 
     def status(self, state: str, reason: str, step: int) -> Status:
         return make_status(
@@ -194,8 +201,7 @@ class _Session:
     def run_in_processes(self, must_resume: bool, processes: int, cluster: Cluster) -> Status:
         """The same in several processes, of which this one only starts and watches those of this machine."""
         fingerprint(self.data)  # a dataset that is not there is told before anything starts
-        for stale in (STATUS_FILE, BEGUN_FILE):
-            (self.out / stale).unlink(missing_ok=True)
+        (self.out / BEGUN_FILE).unlink(missing_ok=True)
         job = {
             "config": to_dict(self.config),
             "data": str(self.data),
@@ -224,13 +230,23 @@ class _Session:
         return read_status(self.out)
 
     def fail(self, error: BaseException) -> None:
-        """Write down that the session ended by an error."""
-        newest = newest_verified(self.store)
+        """Write down that the session ended by an error. What cannot be written is said: the error itself counts."""
         words = str(error).strip() or type(error).__name__
-        status = self.status("failed", words.splitlines()[0], newest.step if newest else 0)
-        write_status(self.out, status)
-        if self.began_training and self.world.first:
-            record_session(self.store, self.out, status)
+        status = self.status("failed", words.splitlines()[0], self._kept_step())
+        try:
+            write_status(self.out, status)
+            if self.began_training and self.world.first:
+                record_session(self.store, self.out, status)
+        except (KelronError, OSError) as second:
+            self.say(f"how the session ended could not be written down: {second}")
+
+    def _kept_step(self) -> int:
+        """The last step with a verified checkpoint; 0 where the store does not tell."""
+        try:
+            newest = newest_verified(self.opened) if self.opened else None
+        except KelronError:
+            return 0
+        return newest.step if newest else 0
 
 
 @dataclass(frozen=True)
@@ -284,21 +300,23 @@ def train(
     clock = clock or SessionClock.from_environment(config.session.budget_seconds)
     cluster = cluster or Cluster()
     prepare_cuda_memory()
-    processes = processes_for(config, device_count())
-    world = World(rank=cluster.machine * processes, size=cluster.machines * processes)
-    check_processes(config.train.passes_per_step, world.size)
     with exclusive(out):
-        session = _Session(config, data, out, clock, say, world)
-        write_json(out / "config.json", to_dict(config))
+        (out / STATUS_FILE).unlink(missing_ok=True)  # an earlier session's would pass for this one's
+        session = _Session(config, data, out, clock, say)
         try:
-            if world.size > 1:
+            processes = processes_for(config, device_count())
+            session.world = World(rank=cluster.machine * processes, size=cluster.machines * processes)
+            check_processes(config.train.passes_per_step, session.world.size)
+            _ = session.store  # one that cannot be reached is told before anything starts
+            write_json(out / "config.json", to_dict(config))
+            if session.world.size > 1:
                 return session.run_in_processes(must_resume, processes, cluster)
             status = session.run(must_resume)
+            session.conclude(status)
+            return status
         except BaseException as error:
             session.fail(error)
             raise
-        session.conclude(status)
-        return status
 
 
 def train_in_process(job: Path, world: World) -> None:

@@ -2,15 +2,19 @@
 
 import itertools
 import json
+import re
 import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from kelron_lib.checkpoint import latest, verify_store
-from kelron_lib.config import apply_overrides
+from kelron_lib.config import apply_overrides, to_dict
 from kelron_lib.errors import KelronError
 from kelron_lib.runtime import SessionClock, exclusive
-from kelron_lib.session import read_status
+from kelron_lib.session import make_status, read_status, write_status
 from kelron_lib.store import open_store
 from kelron_lib.train import train
 
@@ -213,6 +217,42 @@ def test_an_empty_store_is_not_resumed(small_config, small_data, tmp_path):
     with pytest.raises(KelronError, match="no checkpoint to resume from"):
         train(small_config, small_data, tmp_path, must_resume=True, say=silent)
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("store.url={out}/nowhere/store", "create or mount"),
+        ("store.url=hf://me/run", "folder stores only"),
+    ],
+)
+def test_a_session_that_cannot_start_replaces_the_status_of_the_one_before(
+    override, words, small_config, small_data, tmp_path
+):
+    write_status(tmp_path, make_status("finished", "done", first_step=0, step=12, total_steps=12, seconds=1.0))
+    config = apply_overrides(small_config, [override.format(out=tmp_path)])
+    with pytest.raises(KelronError, match=words):
+        train(config, small_data, tmp_path, say=silent)
+    status = read_status(tmp_path)
+    assert (status.state, status.step) == ("failed", 0)
+    assert re.search(words, status.reason)
+
+
+def test_a_session_that_was_killed_leaves_no_status_of_the_one_before(small_config, small_data, tmp_path):
+    write_status(tmp_path, make_status("finished", "done", first_step=0, step=12, total_steps=12, seconds=1.0))
+    code = (
+        "import json, os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from kelron_lib.config import from_dict\n"
+        "from kelron_lib.train import train\n"
+        "config, data, out = from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])\n"
+        "train(config, data, out, say=lambda line: os.kill(os.getpid(), signal.SIGKILL))\n"
+    )
+    arguments = [json.dumps(to_dict(small_config)), str(small_data), str(tmp_path)]
+    killed = subprocess.run([sys.executable, "-c", code, *arguments], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with pytest.raises(KelronError, match=r"status\.json is missing"):
+        read_status(tmp_path)
 
 
 def test_a_used_up_session_says_so_before_it_loads_anything(small_config, small_data, tmp_path):
