@@ -110,6 +110,8 @@ class _Session:
         """Restore, train and keep until the run's end or the session's."""
         self._require_the_same_run()
         begun = self.world.gather(self._begin(must_resume) if self.world.first else None)[0]
+        if self.world.local_rank == 0:  # once the run is accepted: until then it describes the adapter beside it
+            write_json(self.out / "config.json", to_dict(self.config))
         if begun is None:
             return self._train(None)
         self.first_step, self.total_steps = begun
@@ -308,7 +310,6 @@ def train(
             session.world = World(rank=cluster.machine * processes, size=cluster.machines * processes)
             check_processes(config.train.passes_per_step, session.world.size)
             _ = session.store  # one that cannot be reached is told before anything starts
-            write_json(out / "config.json", to_dict(config))
             if session.world.size > 1:
                 return session.run_in_processes(must_resume, processes, cluster)
             status = session.run(must_resume)

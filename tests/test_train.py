@@ -159,11 +159,15 @@ def test_a_finished_run_is_not_trained_again(uninterrupted, small_config, small_
 
 
 @pytest.mark.parametrize("override", ["train.learning_rate=1e-4", "lora.alpha=8", "train.seed=2"])
-def test_another_config_is_refused_with_the_key(override, uninterrupted, small_config, small_data, tmp_path):
-    shutil.copytree(uninterrupted / "store", tmp_path / "store")
+def test_another_config_is_refused_with_the_key_and_leaves_the_runs_own(
+    override, uninterrupted, small_config, small_data, tmp_path
+):
+    shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
     with pytest.raises(KelronError, match=override.split("=")[0].replace(".", r"\.")):
         train(apply_overrides(small_config, [override]), small_data, tmp_path, say=silent)
     assert verify_store(open_store(tmp_path / "store")).ok
+    assert json.loads((tmp_path / "config.json").read_text()) == to_dict(small_config)
+    assert adapter(tmp_path) == adapter(uninterrupted)
 
 
 def test_other_data_is_refused(uninterrupted, small_config, small_data, tmp_path):
