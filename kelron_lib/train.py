@@ -45,7 +45,7 @@ ALONE = World()
 Say = Callable[[str], None]
 
 
-def _restore(config: RunConfig, store: Store, data: Path, work: Path, say: Say) -> Restored | None:
+def _restore(config: RunConfig, store: Store, data_fingerprint: str, work: Path, say: Say) -> Restored | None:
     """The newest verified checkpoint in `work`, or None for an empty store.
 
     Raises KelronError where the checkpoint belongs to another config or other data.
@@ -55,7 +55,7 @@ def _restore(config: RunConfig, store: Store, data: Path, work: Path, say: Say) 
     restored = restore(store, work, fp16=config.model.dtype == "float16", say=say)
     if restored is None:
         return None
-    differing = compare(restored.manifest, config=to_dict(config), data_fingerprint=fingerprint(data))
+    differing = compare(restored.manifest, config=to_dict(config), data_fingerprint=data_fingerprint)
     if differing:
         raise KelronError(
             f"the checkpoint in {store.describe()} is of another run (differing: {', '.join(differing)}): use the "
@@ -87,6 +87,7 @@ class _Session:
         self.opened: Store | None = None
         self.first_step = 0
         self.total_steps = 0
+        self.data_fingerprint = ""
         self.began_training = False
 
     @property
@@ -108,6 +109,7 @@ class _Session:
 
     def run(self, must_resume: bool) -> Status:
         """Restore, train and keep until the run's end or the session's."""
+        self.data_fingerprint = fingerprint(self.data)
         self._require_the_same_run()
         begun = self.world.gather(self._begin(must_resume) if self.world.first else None)[0]
         if self.world.local_rank == 0:  # once the run is accepted: until then it describes the adapter beside it
@@ -126,7 +128,7 @@ class _Session:
     def _require_the_same_run(self) -> None:
         """Raise KelronError where the machines were given different configs or datasets."""
         if self.world.size > 1:
-            runs = self.world.gather((config_hash(self.config), fingerprint(self.data)))
+            runs = self.world.gather((config_hash(self.config), self.data_fingerprint))
             for rank, run in enumerate(runs):
                 if run != runs[0]:
                     what = "config" if run[0] != runs[0][0] else "dataset"
@@ -135,7 +137,7 @@ class _Session:
     def _begin(self, must_resume: bool) -> tuple[int, int] | None:
         """Bring the newest checkpoint into the work folder: its step and the run's steps; None for a new run."""
         require_disk(self.out, 3 * self._checkpoint_bytes(), "checkpoints")
-        restored = _restore(self.config, self.store, self.data, self.work, self.say)
+        restored = _restore(self.config, self.store, self.data_fingerprint, self.work, self.say)
         if restored is not None:
             return restored.step, read_json(restored.folder / TRAINER_STATE)["max_steps"]
         if must_resume:
@@ -151,6 +153,8 @@ class _Session:
 
         session = self.config.session
         trainer = build_trainer(self.config, self.data, self.work, self.world)
+        if fingerprint(self.data) != self.data_fingerprint:  # the rows are in memory now: later changes do not matter
+            raise KelronError(f"the dataset in {self.data} was changed while the session began: start it again")
         self.total_steps = trainer.schedule.steps
         budget = BudgetCallback(self.clock, session.reserve_seconds, self.world)
         trainer.add_callback(budget)
@@ -177,7 +181,7 @@ class _Session:
             folder,
             config=to_dict(self.config),
             config_hash=config_hash(self.config),
-            data_fingerprint=fingerprint(self.data),
+            data_fingerprint=self.data_fingerprint,
             world_size=self.world.size,
             fp16=self.config.model.dtype == "float16",
             keep=self.config.store.keep,

@@ -12,6 +12,7 @@ import pytest
 
 from kelron_lib.checkpoint import latest, verify_store
 from kelron_lib.config import apply_overrides, to_dict
+from kelron_lib.data import fingerprint
 from kelron_lib.errors import KelronError
 from kelron_lib.runtime import SessionClock, exclusive
 from kelron_lib.session import make_status, read_status, write_status
@@ -45,6 +46,11 @@ def assert_close(one, other, steps):
 
 def adapter(out):
     return (out / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def without_first_row(data):
+    rows = (data / "train.jsonl").read_text().splitlines(keepends=True)
+    (data / "train.jsonl").write_text("".join(rows[1:]))
 
 
 @pytest.fixture(scope="module")
@@ -173,10 +179,39 @@ def test_another_config_is_refused_with_the_key_and_leaves_the_runs_own(
 def test_other_data_is_refused(uninterrupted, small_config, small_data, tmp_path):
     shutil.copytree(uninterrupted / "store", tmp_path / "store")
     shutil.copytree(small_data, tmp_path / "data")
-    rows = (tmp_path / "data" / "train.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "data" / "train.jsonl").write_text("".join(rows[1:]))
+    without_first_row(tmp_path / "data")
     with pytest.raises(KelronError, match="data"):
         train(small_config, tmp_path / "data", tmp_path, say=silent)
+
+
+def test_what_a_run_was_trained_on_is_recorded_though_the_folder_changes_meanwhile(small_config, small_data, tmp_path):
+    shutil.copytree(small_data, tmp_path / "data")
+
+    def change(line):
+        if line.startswith("starting at step 0"):
+            without_first_row(tmp_path / "data")
+
+    train(small_config, tmp_path / "data", tmp_path, clock=ticking_clock(15), say=change)
+    assert fingerprint(tmp_path / "data") != fingerprint(small_data)
+    assert latest(open_store(tmp_path / "store")).data_fingerprint == fingerprint(small_data)
+    with pytest.raises(KelronError, match="data_fingerprint"):
+        train(small_config, tmp_path / "data", tmp_path, say=silent)
+
+
+def test_a_dataset_that_changes_while_it_is_loaded_is_not_trained_on(small_config, small_data, tmp_path, monkeypatch):
+    import kelron_lib.trainer as module
+
+    built = module.build_trainer
+    shutil.copytree(small_data, tmp_path / "data")
+
+    def changed(*args):
+        without_first_row(tmp_path / "data")
+        return built(*args)
+
+    monkeypatch.setattr(module, "build_trainer", changed)
+    with pytest.raises(KelronError, match="was changed while the session began"):
+        train(small_config, tmp_path / "data", tmp_path, say=silent)
+    assert latest(open_store(tmp_path / "store")) is None
 
 
 @pytest.mark.parametrize("name", ["LATEST.json", "step-000012/MANIFEST.json", "step-000012/optimizer.pt"])
