@@ -2,7 +2,7 @@
 
 What runs here is what runs on Kaggle; only the preset and the session's length differ. The first session's budget
 is set from a measurement of this machine, so that it ends about half-way whatever the machine's speed; between the
-sessions the working folder is deleted, as Kaggle does, and the second one starts from the store alone.
+sessions the working folder and the dataset are deleted, as Kaggle does, and the second starts from the store alone.
 """
 
 from __future__ import annotations
@@ -106,8 +106,9 @@ def _run_notebooks(config: RunConfig, out: Path, notebooks: Path) -> dict[str, f
     budget = first_budget(config, out / "data")
     step("first session", "02_train", (f"session.budget_seconds={budget:.1f}",))
     _require_cut(read_status(out))
-    shutil.rmtree(out / "work")
-    print(f"deleted {out / 'work'}: the next session has the store alone", flush=True)
+    for gone in (out / "work", out / "data"):
+        shutil.rmtree(gone)
+        print(f"deleted {gone}: the next session has the store alone", flush=True)
     step("second session", "03_resume")
     _require_resumed(read_status(out))
     step("scoreboard and chat", "04_evaluate")

@@ -1,8 +1,9 @@
-"""Training under a session budget: everything comes from the dataset and the store, everything goes back to it.
+"""Training under a session budget: everything comes from the store, everything goes back to it.
 
-A session restores the newest verified checkpoint (or starts at step 0), trains until the end or until its budget
-is spent, and leaves a verified checkpoint, a status file and its line in the list of sessions. Where a run is cut
-does not change its result: a run in several sessions ends with the adapter of the uninterrupted one, bit for bit.
+The first session brings the dataset; later ones find that, too, in the store. A session restores the newest verified
+checkpoint (or starts at step 0), trains until the end or until its budget is spent, and leaves a verified checkpoint,
+a status file and its line in the list of sessions. Where a run is cut does not change its result: a run in several
+sessions ends with the adapter of the uninterrupted one, bit for bit.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kelron_lib.checkpoint import Restored, compare, newest_verified, restore, save_checkpoint
+from kelron_lib.checkpoint import Restored, compare, holds_checkpoint, newest_verified, restore, save_checkpoint
 from kelron_lib.config import RunConfig, config_hash, from_dict, to_dict
 from kelron_lib.data import fingerprint
+from kelron_lib.dataset import copy_dataset, fetch_dataset, has_dataset, holds_dataset, save_dataset
 from kelron_lib.errors import KelronError
 from kelron_lib.launch import Cluster, run_processes
 from kelron_lib.manifest import TRAINER_STATE
@@ -84,6 +86,7 @@ class _Session:
     ) -> None:
         self.config, self.data, self.out, self.clock, self.say, self.world = config, data, out, clock, say, world
         self.work = out / "work"
+        self.dataset_copy = self.work / "dataset"
         self.opened: Store | None = None
         self.first_step = 0
         self.total_steps = 0
@@ -96,6 +99,21 @@ class _Session:
         if self.opened is None:
             self.opened = open_store(self.config.store.url or self.out / "store", write=self.world.first)
         return self.opened
+
+    def prepare(self, must_resume: bool) -> None:
+        """See that the store answers and that this machine has the dataset, from the store if from nowhere else."""
+        if self.world.first and must_resume and not holds_checkpoint(self.store):
+            raise self._nothing_to_resume()
+        if holds_dataset(self.data):
+            return
+        if fetch_dataset(self.store, self.data) is None:
+            raise KelronError(
+                f"no rows at {self.data}, and no dataset in {self.store.describe()}: make it with `kelron data`"
+            )
+        self.say(f"{self.data} held no dataset: it was taken from {self.store.describe()}, verified")
+
+    def _nothing_to_resume(self) -> KelronError:
+        return KelronError(f"{self.store.describe()} holds no checkpoint to resume from: `kelron train` first")
 
     def status(self, state: str, reason: str, step: int) -> Status:
         return make_status(
@@ -138,11 +156,23 @@ class _Session:
         """Bring the newest checkpoint into the work folder: its step and the run's steps; None for a new run."""
         require_disk(self.out, 3 * self._checkpoint_bytes(), "checkpoints")
         restored = _restore(self.config, self.store, self.data_fingerprint, self.work, self.say)
+        if must_resume and restored is None:
+            raise self._nothing_to_resume()
+        self._copy_dataset()
         if restored is not None:
             return restored.step, read_json(restored.folder / TRAINER_STATE)["max_steps"]
-        if must_resume:
-            raise KelronError(f"{self.store.describe()} holds no checkpoint to resume from: `kelron train` first")
         return None
+
+    def _copy_dataset(self) -> None:
+        """A copy of the dataset for the store, where that has none yet: the folder may change before the first save."""
+        shutil.rmtree(self.dataset_copy, ignore_errors=True)
+        if not has_dataset(self.store, self.data_fingerprint):
+            copy_dataset(self.data, self.dataset_copy)
+            self._require_unchanged(self.dataset_copy)
+
+    def _require_unchanged(self, data: Path) -> None:
+        if fingerprint(data) != self.data_fingerprint:
+            raise KelronError(f"the dataset in {self.data} was changed while the session began: start it again")
 
     def _train(self, checkpoint: Path | None) -> Status:
         if self.world.any(self.clock.left() <= self.config.session.reserve_seconds):
@@ -153,8 +183,7 @@ class _Session:
 
         session = self.config.session
         trainer = build_trainer(self.config, self.data, self.work, self.world)
-        if fingerprint(self.data) != self.data_fingerprint:  # the rows are in memory now: later changes do not matter
-            raise KelronError(f"the dataset in {self.data} was changed while the session began: start it again")
+        self._require_unchanged(self.data)  # the rows are in memory now: what changes later does not matter
         self.total_steps = trainer.schedule.steps
         budget = BudgetCallback(self.clock, session.reserve_seconds, self.world)
         trainer.add_callback(budget)
@@ -175,7 +204,13 @@ class _Session:
             self._publish(self.work / f"checkpoint-{step}")
         return self.status("finished", f"all {step} steps are done", step)
 
+    def _keep_dataset(self) -> None:
+        if self.dataset_copy.exists():
+            save_dataset(self.store, self.dataset_copy)
+            shutil.rmtree(self.dataset_copy)
+
     def _keep(self, folder: Path) -> None:
+        self._keep_dataset()
         save_checkpoint(
             self.store,
             folder,
@@ -189,6 +224,7 @@ class _Session:
         write_losses(folder, self.out)
 
     def _publish(self, folder: Path) -> None:
+        self._keep_dataset()
         export_adapter(folder, self.out)
         write_losses(folder, self.out)
 
@@ -297,6 +333,7 @@ def train(
     """Train for one session on the dataset in `data`; results go to `out`, checkpoints to the config's store.
 
     Resumes from the store's newest verified checkpoint where there is one (`must_resume`: refuses an empty store).
+    Where `data` holds no dataset, the one that the run left in the store is brought there.
     Writes `status.json`, `sessions.json`, `losses.json`, `config.json` and, when the run is finished, `adapter/`.
     Where there are several GPUs or `session.processes` says so, it starts a process for each and uses none itself;
     `cluster` says which of several machines this is, and only machine 0 keeps checkpoints and results.
@@ -313,7 +350,7 @@ def train(
             processes = processes_for(config, device_count())
             session.world = World(rank=cluster.machine * processes, size=cluster.machines * processes)
             check_processes(config.train.passes_per_step, session.world.size)
-            _ = session.store  # one that cannot be reached is told before anything starts
+            session.prepare(must_resume)
             if session.world.size > 1:
                 return session.run_in_processes(must_resume, processes, cluster)
             status = session.run(must_resume)

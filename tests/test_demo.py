@@ -25,12 +25,15 @@ def stand_in(monkeypatch, small_config):
 
         def run_notebook(notebook, out, parameters):
             ran.append((notebook.stem, parameters["OVERRIDES"]))
+            if notebook.stem == "01_data_prep":
+                (out / "data").mkdir()
             if notebook.stem == "02_train":
                 write_status(out, first)
                 if first.step:
                     (out / "work").mkdir()
             if notebook.stem == "03_resume":
                 assert not (out / "work").exists()
+                assert not (out / "data").exists()
                 write_status(out, second)
                 write_json(out / "sessions.json", [])
             return 1.0

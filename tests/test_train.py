@@ -48,6 +48,10 @@ def adapter(out):
     return (out / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
+def folder_bytes(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def without_first_row(data):
     rows = (data / "train.jsonl").read_text().splitlines(keepends=True)
     (data / "train.jsonl").write_text("".join(rows[1:]))
@@ -63,16 +67,23 @@ def uninterrupted(small_config, small_data, tmp_path_factory):
 
 @pytest.mark.parametrize("budgets", [(21,), (15, 15)], ids=["in two", "in three"])
 def test_a_run_cut_by_its_budget_ends_bit_equal(budgets, uninterrupted, small_config, small_data, tmp_path):
-    steps = []
+    data, steps, said = tmp_path / "data", [], []
+    shutil.copytree(small_data, data)
     for budget in budgets:
-        status = train(small_config, small_data, tmp_path, clock=ticking_clock(budget), say=silent)
+        status = train(small_config, data, tmp_path, clock=ticking_clock(budget), say=silent)
         assert status.state == "budget"
         steps.append(status.step)
-        shutil.rmtree(tmp_path / "work")
+        for path in tmp_path.iterdir():  # what the next session's machine does not have
+            if path.name != "store":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert steps == sorted(set(steps))
     assert steps[0] > 0
     assert steps[-1] < STEPS
-    status = train(small_config, small_data, tmp_path, must_resume=True, say=silent)
+    status = train(small_config, data, tmp_path, must_resume=True, say=said.append)
+    assert [line for line in said if "dataset" in line] == [
+        f"{data} held no dataset: it was taken from folder {tmp_path / 'store'}, verified"
+    ]
+    assert folder_bytes(data) == folder_bytes(small_data)
     assert (status.state, status.first_step, status.step) == ("finished", steps[-1], STEPS)
     assert adapter(tmp_path) == adapter(uninterrupted)
     assert losses(tmp_path) == losses(uninterrupted)
@@ -214,6 +225,21 @@ def test_a_dataset_that_changes_while_it_is_loaded_is_not_trained_on(small_confi
     assert latest(open_store(tmp_path / "store")) is None
 
 
+def test_a_damaged_dataset_in_the_store_is_refused_and_replaced_by_the_runs_own(
+    uninterrupted, small_config, small_data, tmp_path
+):
+    shutil.copytree(uninterrupted / "store", tmp_path / "store")
+    without_first_row(tmp_path / "store" / "dataset")
+    store = open_store(tmp_path / "store")
+    assert not verify_store(store).ok
+    with pytest.raises(KelronError, match=r"the dataset in .* is damaged \(dataset/train.jsonl has \d+ bytes"):
+        train(small_config, tmp_path / "data", tmp_path, say=silent)
+    assert not (tmp_path / "data").exists()
+    train(small_config, small_data, tmp_path, say=silent)
+    assert verify_store(store).ok
+    assert folder_bytes(tmp_path / "store" / "dataset").keys() == {*folder_bytes(small_data), "MANIFEST.json"}
+
+
 @pytest.mark.parametrize("name", ["LATEST.json", "step-000012/MANIFEST.json", "step-000012/optimizer.pt"])
 @pytest.mark.parametrize("must_resume", [False, True], ids=["train", "resume"])
 def test_a_damaged_newest_checkpoint_costs_only_its_own_steps(
@@ -247,8 +273,13 @@ def test_the_flat_layout_of_a_hub_download_resumes(uninterrupted, small_config, 
     flat = tmp_path / "download"
     shutil.copytree(uninterrupted / "store" / "step-000008", flat)
     config = apply_overrides(small_config, [f"store.url={flat}"])
+    with pytest.raises(KelronError, match=r"no dataset in .*download: make it with `kelron data`"):
+        train(config, tmp_path / "out" / "data", tmp_path / "out", must_resume=True, say=silent)
     status = train(config, small_data, tmp_path / "out", must_resume=True, say=silent)
     assert (status.first_step, status.step) == (8, STEPS)
+    shutil.rmtree(tmp_path / "out")
+    status = train(config, tmp_path / "out" / "data", tmp_path / "out", must_resume=True, say=silent)
+    assert (status.state, status.reason) == ("finished", "the run was already finished")
     assert adapter(tmp_path / "out") == adapter(uninterrupted)
 
 
