@@ -28,12 +28,15 @@ from kelron_lib.manifest import (
     Manifest,
     Pointer,
     compare,
+    digest_problems,
     is_checkpoint_file,
+    join,
     loading_problem,
     now,
     record_files,
     recorded_step,
     required_files,
+    size_problems,
     step_folder,
     step_of,
 )
@@ -41,15 +44,13 @@ from kelron_lib.store import DamagedFile, Store, sha256_file
 from kelron_lib.verify import (
     CheckpointInfo,
     StoreReport,
-    digest_problems,
     folder_problems,
-    join,
     latest,
     list_checkpoints,
     list_lines,
+    newest_verified,
     read_manifest,
     readable_pointer,
-    size_problems,
     step_folders,
     verify,
     verify_store,
@@ -61,9 +62,11 @@ __all__ = [
     "Restored",
     "StoreReport",
     "compare",
+    "holds_checkpoint",
     "latest",
     "list_checkpoints",
     "list_lines",
+    "newest_verified",
     "restore",
     "save_checkpoint",
     "verify",
@@ -241,6 +244,12 @@ def restore(
     return None
 
 
+def holds_checkpoint(store: Store) -> bool:
+    """Whether there is anything to restore, intact or not."""
+    candidates, problems = _candidates(store)
+    return bool(candidates or problems)
+
+
 @dataclass(frozen=True)
 class _Candidate:
     """A folder of a store that may hold a checkpoint."""
@@ -342,8 +351,8 @@ def _download_sealed(store: Store, candidate: _Candidate, scratch: Path) -> Mani
         store.get_file(path, local)
         return sha256_file(local)
 
-    problems = [*size_problems(store, prefix, manifest).values()]
-    if problems := problems or digest_problems(prefix, manifest, sorted(manifest.files), fetched_digest):
+    problems = [*size_problems(store, prefix, manifest.files).values()]
+    if problems := problems or digest_problems(prefix, manifest.files, sorted(manifest.files), fetched_digest):
         raise DamagedFile("; ".join(problems))
     return manifest
 

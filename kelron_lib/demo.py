@@ -2,7 +2,7 @@
 
 What runs here is what runs on Kaggle; only the preset and the session's length differ. The first session's budget
 is set from a measurement of this machine, so that it ends about half-way whatever the machine's speed; between the
-sessions the working folder is deleted, as Kaggle does, and the second one starts from the store alone.
+sessions the working folder and the dataset are deleted, as Kaggle does, and the second starts from the store alone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from kelron_lib.config import RunConfig
 from kelron_lib.errors import KelronError
 from kelron_lib.runtime import duration, exclusive, read_json, write_json
+from kelron_lib.session import Status, read_status
 
 CUT_AT = 0.45
 """Share of the training time after which the first session's budget ends."""
@@ -104,11 +105,32 @@ def _run_notebooks(config: RunConfig, out: Path, notebooks: Path) -> dict[str, f
     step("data", "01_data_prep")
     budget = first_budget(config, out / "data")
     step("first session", "02_train", (f"session.budget_seconds={budget:.1f}",))
-    shutil.rmtree(out / "work")
-    print(f"deleted {out / 'work'}: the next session has the store alone", flush=True)
+    _require_cut(read_status(out))
+    for gone in (out / "work", out / "data"):
+        shutil.rmtree(gone)
+        print(f"deleted {gone}: the next session has the store alone", flush=True)
     step("second session", "03_resume")
+    _require_resumed(read_status(out))
     step("scoreboard and chat", "04_evaluate")
     return timings
+
+
+def _require_cut(first: Status) -> None:
+    """Raise KelronError unless the first session was cut in the midst of training: else a resume shows nothing."""
+    if first.state != "budget" or first.step == 0:
+        raise KelronError(
+            f"the first session was to be cut by its budget and ended as {first.state} at step {first.step} of "
+            f"{first.total_steps} ({first.reason}): this machine's speed changed meanwhile, run the demo again"
+        )
+
+
+def _require_resumed(second: Status) -> None:
+    """Raise KelronError unless the second session went on where the first was cut, to the end."""
+    if second.state != "finished" or second.first_step == 0:
+        raise KelronError(
+            f"the second session was to finish the run and ended as {second.state} after steps {second.first_step} "
+            f"to {second.step} ({second.reason}): see what its notebook says"
+        )
 
 
 def _print_summary(out: Path, seconds: float, missed: list[str]) -> None:

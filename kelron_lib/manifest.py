@@ -9,13 +9,13 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.store import DamagedFile, sha256_file
+from kelron_lib.store import DamagedFile, Store, sha256_file
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
@@ -104,13 +104,13 @@ class Manifest:
 
     def encode(self) -> bytes:
         """The sealed JSON."""
-        return _seal(asdict(self))
+        return seal(asdict(self))
 
     @classmethod
     def decode(cls, raw: bytes, where: str) -> Manifest:
         """The manifest in `raw`. Raises DamagedFile, beginning with `where`, for anything but an intact one whose
         files are checkpoint files and complete."""
-        record = _unseal(raw, where)
+        record = unseal(raw, where)
         try:
             files = {name: FileRecord(**entry) for name, entry in record.pop("files").items()}
             manifest = cls(files=files, **record)
@@ -139,12 +139,12 @@ class Pointer:
 
     def encode(self) -> bytes:
         """The sealed JSON."""
-        return _seal(asdict(self))
+        return seal(asdict(self))
 
     @classmethod
     def decode(cls, raw: bytes) -> Pointer:
         """The pointer in `raw`. Raises DamagedFile for anything but an intact one."""
-        record = _unseal(raw, LATEST)
+        record = unseal(raw, LATEST)
         try:
             pointer = cls(**record)
             fits = step_of(pointer.prefix) == pointer.step
@@ -188,13 +188,17 @@ def _plain_json(record: dict[str, Any]) -> bytes:
     return (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
 
 
-def _seal(record: dict[str, Any]) -> bytes:
+def seal(record: dict[str, Any]) -> bytes:
+    """A record as JSON with a checksum over itself."""
     record = {"format": FORMAT, **record}
     return _plain_json({**record, "seal": hashlib.sha256(_plain_json(record)).hexdigest()})
 
 
-def _unseal(raw: bytes, where: str) -> dict[str, Any]:
-    """The record in sealed JSON. Byte for byte: a reformatted file is refused as an altered one."""
+def unseal(raw: bytes, where: str) -> dict[str, Any]:
+    """The record in sealed JSON. Byte for byte: a reformatted file is refused as an altered one.
+
+    Raises DamagedFile, beginning with `where`.
+    """
     try:
         record = json.loads(raw)
         intact = isinstance(record, dict) and _plain_json(record) == raw
@@ -215,6 +219,39 @@ def now() -> str:
 def record_files(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:
     """Sizes and digests of files in a local folder. Raises OSError where one cannot be read."""
     return {name: FileRecord((folder / name).stat().st_size, sha256_file(folder / name)) for name in sorted(names)}
+
+
+def join(prefix: str, name: str) -> str:
+    """The store path of a file in a folder; the empty prefix is the store's root."""
+    return f"{prefix}/{name}" if prefix else name
+
+
+def size_problems(store: Store, prefix: str, files: dict[str, FileRecord]) -> dict[str, str]:
+    """By name, the files of a store's folder that are missing or of another size, without reading any."""
+    sizes = {entry.path: entry.size for entry in store.list(prefix)}
+    problems = {}
+    for name, record in files.items():
+        path = join(prefix, name)
+        if path not in sizes:
+            problems[name] = f"{path} is missing"
+        elif sizes[path] != record.size:
+            problems[name] = f"{path} has {sizes[path]} bytes instead of {record.size}"
+    return problems
+
+
+def digest_problems(
+    prefix: str, files: dict[str, FileRecord], names: list[str], digest: Callable[[str], str]
+) -> list[str]:
+    """Those of the named files whose content, as `digest` of their store path tells, is not as recorded."""
+    problems = []
+    for name in names:
+        path = join(prefix, name)
+        try:
+            if digest(path) != files[name].sha256:
+                problems.append(f"{path} has changed: its sha256 differs")
+        except DamagedFile as damage:
+            problems.append(str(damage))
+    return problems
 
 
 def recorded_step(trainer_state: bytes, where: str) -> int:

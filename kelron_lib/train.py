@@ -1,8 +1,9 @@
-"""Training under a session budget: everything comes from the dataset and the store, everything goes back to it.
+"""Training under a session budget: everything comes from the store, everything goes back to it.
 
-A session restores the newest verified checkpoint (or starts at step 0), trains until the end or until its budget
-is spent, and leaves a verified checkpoint, a status file and its line in the list of sessions. Where a run is cut
-does not change its result: a run in several sessions ends with the adapter of the uninterrupted one, bit for bit.
+The first session brings the dataset; later ones find that, too, in the store. A session restores the newest verified
+checkpoint (or starts at step 0), trains until the end or until its budget is spent, and leaves a verified checkpoint,
+a status file and its line in the list of sessions. Where a run is cut does not change its result: a run in several
+sessions ends with the adapter of the uninterrupted one, bit for bit.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kelron_lib.checkpoint import Restored, compare, latest, restore, save_checkpoint
+from kelron_lib.checkpoint import Restored, compare, holds_checkpoint, newest_verified, restore, save_checkpoint
 from kelron_lib.config import RunConfig, config_hash, from_dict, to_dict
 from kelron_lib.data import fingerprint
+from kelron_lib.dataset import copy_dataset, fetch_dataset, has_dataset, holds_dataset, save_dataset
 from kelron_lib.errors import KelronError
 from kelron_lib.launch import Cluster, run_processes
 from kelron_lib.manifest import TRAINER_STATE
@@ -45,7 +47,7 @@ ALONE = World()
 Say = Callable[[str], None]
 
 
-def _restore(config: RunConfig, store: Store, data: Path, work: Path, say: Say) -> Restored | None:
+def _restore(config: RunConfig, store: Store, data_fingerprint: str, work: Path, say: Say) -> Restored | None:
     """The newest verified checkpoint in `work`, or None for an empty store.
 
     Raises KelronError where the checkpoint belongs to another config or other data.
@@ -55,7 +57,7 @@ def _restore(config: RunConfig, store: Store, data: Path, work: Path, say: Say) 
     restored = restore(store, work, fp16=config.model.dtype == "float16", say=say)
     if restored is None:
         return None
-    differing = compare(restored.manifest, config=to_dict(config), data_fingerprint=fingerprint(data))
+    differing = compare(restored.manifest, config=to_dict(config), data_fingerprint=data_fingerprint)
     if differing:
         raise KelronError(
             f"the checkpoint in {store.describe()} is of another run (differing: {', '.join(differing)}): use the "
@@ -84,10 +86,34 @@ class _Session:
     ) -> None:
         self.config, self.data, self.out, self.clock, self.say, self.world = config, data, out, clock, say, world
         self.work = out / "work"
-        self.store = open_store(config.store.url or out / "store", write=world.first)
+        self.dataset_copy = self.work / "dataset"
+        self.opened: Store | None = None
         self.first_step = 0
         self.total_steps = 0
+        self.data_fingerprint = ""
         self.began_training = False
+
+    @property
+    def store(self) -> Store:
+        """The run's store, opened on first use. Raises KelronError where it cannot be reached."""
+        if self.opened is None:
+            self.opened = open_store(self.config.store.url or self.out / "store", write=self.world.first)
+        return self.opened
+
+    def prepare(self, must_resume: bool) -> None:
+        """See that the store answers and that this machine has the dataset, from the store if from nowhere else."""
+        if self.world.first and must_resume and not holds_checkpoint(self.store):
+            raise self._nothing_to_resume()
+        if holds_dataset(self.data):
+            return
+        if fetch_dataset(self.store, self.data) is None:
+            raise KelronError(
+                f"no rows at {self.data}, and no dataset in {self.store.describe()}: make it with `kelron data`"
+            )
+        self.say(f"{self.data} held no dataset: it was taken from {self.store.describe()}, verified")
+
+    def _nothing_to_resume(self) -> KelronError:
+        return KelronError(f"{self.store.describe()} holds no checkpoint to resume from: `kelron train` first")
 
     def status(self, state: str, reason: str, step: int) -> Status:
         return make_status(
@@ -101,8 +127,11 @@ class _Session:
 
     def run(self, must_resume: bool) -> Status:
         """Restore, train and keep until the run's end or the session's."""
+        self.data_fingerprint = fingerprint(self.data)
         self._require_the_same_run()
         begun = self.world.gather(self._begin(must_resume) if self.world.first else None)[0]
+        if self.world.local_rank == 0:  # once the run is accepted: until then it describes the adapter beside it
+            write_json(self.out / "config.json", to_dict(self.config))
         if begun is None:
             return self._train(None)
         self.first_step, self.total_steps = begun
@@ -117,7 +146,7 @@ class _Session:
     def _require_the_same_run(self) -> None:
         """Raise KelronError where the machines were given different configs or datasets."""
         if self.world.size > 1:
-            runs = self.world.gather((config_hash(self.config), fingerprint(self.data)))
+            runs = self.world.gather((config_hash(self.config), self.data_fingerprint))
             for rank, run in enumerate(runs):
                 if run != runs[0]:
                     what = "config" if run[0] != runs[0][0] else "dataset"
@@ -125,14 +154,25 @@ class _Session:
 
     def _begin(self, must_resume: bool) -> tuple[int, int] | None:
         """Bring the newest checkpoint into the work folder: its step and the run's steps; None for a new run."""
-        if not must_resume or latest(self.store) is not None:
-            require_disk(self.out, 3 * self._checkpoint_bytes(), "checkpoints")
-        restored = _restore(self.config, self.store, self.data, self.work, self.say)
+        require_disk(self.out, 3 * self._checkpoint_bytes(), "checkpoints")
+        restored = _restore(self.config, self.store, self.data_fingerprint, self.work, self.say)
+        if must_resume and restored is None:
+            raise self._nothing_to_resume()
+        self._copy_dataset()
         if restored is not None:
             return restored.step, read_json(restored.folder / TRAINER_STATE)["max_steps"]
-        if must_resume:
-            raise KelronError(f"{self.store.describe()} holds no checkpoint to resume from: `kelron train` first")
         return None
+
+    def _copy_dataset(self) -> None:
+        """A copy of the dataset for the store, where that has none yet: the folder may change before the first save."""
+        shutil.rmtree(self.dataset_copy, ignore_errors=True)
+        if not has_dataset(self.store, self.data_fingerprint):
+            copy_dataset(self.data, self.dataset_copy)
+            self._require_unchanged(self.dataset_copy)
+
+    def _require_unchanged(self, data: Path) -> None:
+        if fingerprint(data) != self.data_fingerprint:
+            raise KelronError(f"the dataset in {self.data} was changed while the session began: start it again")
 
     def _train(self, checkpoint: Path | None) -> Status:
         if self.world.any(self.clock.left() <= self.config.session.reserve_seconds):
@@ -143,6 +183,7 @@ class _Session:
 
         session = self.config.session
         trainer = build_trainer(self.config, self.data, self.work, self.world)
+        self._require_unchanged(self.data)  # the rows are in memory now: what changes later does not matter
         self.total_steps = trainer.schedule.steps
         budget = BudgetCallback(self.clock, session.reserve_seconds, self.world)
         trainer.add_callback(budget)
@@ -163,13 +204,19 @@ class _Session:
             self._publish(self.work / f"checkpoint-{step}")
         return self.status("finished", f"all {step} steps are done", step)
 
+    def _keep_dataset(self) -> None:
+        if self.dataset_copy.exists():
+            save_dataset(self.store, self.dataset_copy)
+            shutil.rmtree(self.dataset_copy)
+
     def _keep(self, folder: Path) -> None:
+        self._keep_dataset()
         save_checkpoint(
             self.store,
             folder,
             config=to_dict(self.config),
             config_hash=config_hash(self.config),
-            data_fingerprint=fingerprint(self.data),
+            data_fingerprint=self.data_fingerprint,
             world_size=self.world.size,
             fp16=self.config.model.dtype == "float16",
             keep=self.config.store.keep,
@@ -177,12 +224,13 @@ class _Session:
         write_losses(folder, self.out)
 
     def _publish(self, folder: Path) -> None:
+        self._keep_dataset()
         export_adapter(folder, self.out)
         write_losses(folder, self.out)
 
     def _checkpoint_bytes(self) -> int:
-        newest = latest(self.store)
-        return sum(entry.size for entry in newest.files.values()) if newest else 0
+        newest = newest_verified(self.store)
+        return newest.size if newest else 0
 
     def conclude(self, status: Status) -> None:
         """Write down how the session ended, once on each machine, and say it."""
@@ -195,8 +243,7 @@ class _Session:
     def run_in_processes(self, must_resume: bool, processes: int, cluster: Cluster) -> Status:
         """The same in several processes, of which this one only starts and watches those of this machine."""
         fingerprint(self.data)  # a dataset that is not there is told before anything starts
-        for stale in (STATUS_FILE, BEGUN_FILE):
-            (self.out / stale).unlink(missing_ok=True)
+        (self.out / BEGUN_FILE).unlink(missing_ok=True)
         job = {
             "config": to_dict(self.config),
             "data": str(self.data),
@@ -225,13 +272,23 @@ class _Session:
         return read_status(self.out)
 
     def fail(self, error: BaseException) -> None:
-        """Write down that the session ended by an error."""
-        newest = latest(self.store)
+        """Write down that the session ended by an error. What cannot be written is said: the error itself counts."""
         words = str(error).strip() or type(error).__name__
-        status = self.status("failed", words.splitlines()[0], newest.step if newest else 0)
-        write_status(self.out, status)
-        if self.began_training and self.world.first:
-            record_session(self.store, self.out, status)
+        status = self.status("failed", words.splitlines()[0], self._kept_step())
+        try:
+            write_status(self.out, status)
+            if self.began_training and self.world.first:
+                record_session(self.store, self.out, status)
+        except (KelronError, OSError) as second:
+            self.say(f"how the session ended could not be written down: {second}")
+
+    def _kept_step(self) -> int:
+        """The last step with a verified checkpoint; 0 where the store does not tell."""
+        try:
+            newest = newest_verified(self.opened) if self.opened else None
+        except KelronError:
+            return 0
+        return newest.step if newest else 0
 
 
 @dataclass(frozen=True)
@@ -276,6 +333,7 @@ def train(
     """Train for one session on the dataset in `data`; results go to `out`, checkpoints to the config's store.
 
     Resumes from the store's newest verified checkpoint where there is one (`must_resume`: refuses an empty store).
+    Where `data` holds no dataset, the one that the run left in the store is brought there.
     Writes `status.json`, `sessions.json`, `losses.json`, `config.json` and, when the run is finished, `adapter/`.
     Where there are several GPUs or `session.processes` says so, it starts a process for each and uses none itself;
     `cluster` says which of several machines this is, and only machine 0 keeps checkpoints and results.
@@ -285,21 +343,22 @@ def train(
     clock = clock or SessionClock.from_environment(config.session.budget_seconds)
     cluster = cluster or Cluster()
     prepare_cuda_memory()
-    processes = processes_for(config, device_count())
-    world = World(rank=cluster.machine * processes, size=cluster.machines * processes)
-    check_processes(config.train.passes_per_step, world.size)
     with exclusive(out):
-        session = _Session(config, data, out, clock, say, world)
-        write_json(out / "config.json", to_dict(config))
+        (out / STATUS_FILE).unlink(missing_ok=True)  # an earlier session's would pass for this one's
+        session = _Session(config, data, out, clock, say)
         try:
-            if world.size > 1:
+            processes = processes_for(config, device_count())
+            session.world = World(rank=cluster.machine * processes, size=cluster.machines * processes)
+            check_processes(config.train.passes_per_step, session.world.size)
+            session.prepare(must_resume)
+            if session.world.size > 1:
                 return session.run_in_processes(must_resume, processes, cluster)
             status = session.run(must_resume)
+            session.conclude(status)
+            return status
         except BaseException as error:
             session.fail(error)
             raise
-        session.conclude(status)
-        return status
 
 
 def train_in_process(job: Path, world: World) -> None:

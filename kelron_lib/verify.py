@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from kelron_lib.manifest import LATEST, MANIFEST, Manifest, Pointer, step_folder, step_of
+from kelron_lib.dataset import stored_dataset_line
+from kelron_lib.manifest import (
+    LATEST,
+    MANIFEST,
+    Manifest,
+    Pointer,
+    digest_problems,
+    size_problems,
+    step_folder,
+    step_of,
+)
 from kelron_lib.store import DamagedFile, MissingFile, Store
 
 
@@ -23,6 +32,18 @@ def latest(store: Store) -> Manifest | None:
     if Pointer.to(manifest) != pointer:
         raise DamagedFile(f"{pointer.prefix}/{MANIFEST} is not the one that {LATEST} names")
     return manifest
+
+
+def newest_verified(store: Store) -> Manifest | None:
+    """The newest checkpoint that is intact, byte for byte, whatever is wrong with others or with LATEST.json; None
+    where there is none."""
+    pointer = readable_pointer(store)
+    prefixes = [prefix for _, prefix in step_folders(store)]
+    if pointer is not None and pointer.prefix in prefixes:  # ahead of it lies at most a save that was cut off
+        prefixes.remove(pointer.prefix)
+        prefixes.insert(0, pointer.prefix)
+    intact = (prefix for prefix in prefixes if not folder_problems(store, prefix))
+    return next((read_manifest(store, prefix) for prefix in intact), None)
 
 
 def verify(store: Store, which: int | Manifest) -> list[str]:
@@ -54,15 +75,19 @@ def list_lines(store: Store) -> list[str]:
 
 
 def verify_store(store: Store) -> StoreReport:
-    """Verify every checkpoint of a store, and the pointer to the one that a run resumes from."""
+    """Verify every checkpoint of a store, the pointer to the one that a run resumes from, and the dataset."""
     checkpoints = list_checkpoints(store)
-    problems = []
+    problems, dataset = [], ""
     try:
         if latest(store) is None:
             problems.append(f"{LATEST} is missing: no run has completed a checkpoint here, or the file was lost")
     except DamagedFile as damage:
         problems.append(str(damage))
-    return StoreReport(store.describe(), checkpoints, problems)
+    try:
+        dataset = stored_dataset_line(store)
+    except DamagedFile as damage:
+        problems.append(str(damage))
+    return StoreReport(store.describe(), checkpoints, problems, dataset)
 
 
 @dataclass(frozen=True)
@@ -99,11 +124,13 @@ class StoreReport:
     checkpoints: list[CheckpointInfo]
     """Newest first."""
     problems: list[str]
-    """What is wrong with LATEST.json."""
+    """What is wrong with LATEST.json or the dataset."""
+    dataset: str
+    """The dataset in a line; empty where it is damaged."""
 
     @property
     def ok(self) -> bool:
-        """LATEST.json names a verified checkpoint, and none is damaged (an unfinished one is only ignored)."""
+        """LATEST.json names a verified checkpoint, and nothing is damaged (what is unfinished is only ignored)."""
         named = any(checkpoint.latest and checkpoint.state == "verified" for checkpoint in self.checkpoints)
         damaged = any(checkpoint.state == "damaged" for checkpoint in self.checkpoints)
         return named and not damaged and not self.problems
@@ -111,7 +138,8 @@ class StoreReport:
     def lines(self) -> list[str]:
         """The report as lines of text."""
         head = f"{self.store}: {'all is well' if self.ok else 'something is wrong'}"
-        return [head, *self.problems, *(checkpoint.line() for checkpoint in self.checkpoints)]
+        dataset = [self.dataset] if self.dataset and self.checkpoints else []
+        return [head, *self.problems, *(checkpoint.line() for checkpoint in self.checkpoints), *dataset]
 
 
 def step_folders(store: Store) -> list[tuple[int, str]]:
@@ -145,41 +173,10 @@ def folder_problems(store: Store, prefix: str, expected: Manifest | None = None)
         return [str(damage)]
     if expected is not None and manifest != expected:
         return [f"{prefix}/{MANIFEST} is another checkpoint's than the one asked for"]
-    wrong = size_problems(store, prefix, manifest)
+    wrong = size_problems(store, prefix, manifest.files)
     intact = manifest.files.keys() - wrong.keys()
-    changed = digest_problems(prefix, manifest, sorted(intact), store.sha256)
+    changed = digest_problems(prefix, manifest.files, sorted(intact), store.sha256)
     return [*wrong.values(), *changed]
-
-
-def size_problems(store: Store, prefix: str, manifest: Manifest) -> dict[str, str]:
-    """By name, the files that are missing or of another size, without reading any."""
-    sizes = {entry.path: entry.size for entry in store.list(prefix)}
-    problems = {}
-    for name, record in manifest.files.items():
-        path = join(prefix, name)
-        if path not in sizes:
-            problems[name] = f"{path} is missing"
-        elif sizes[path] != record.size:
-            problems[name] = f"{path} has {sizes[path]} bytes instead of {record.size}"
-    return problems
-
-
-def digest_problems(prefix: str, manifest: Manifest, names: list[str], digest: Callable[[str], str]) -> list[str]:
-    """The files whose content, as `digest` of their store path tells, is not what the manifest says."""
-    problems = []
-    for name in names:
-        path = join(prefix, name)
-        try:
-            if digest(path) != manifest.files[name].sha256:
-                problems.append(f"{path} has changed: its sha256 differs")
-        except DamagedFile as damage:
-            problems.append(str(damage))
-    return problems
-
-
-def join(prefix: str, name: str) -> str:
-    """The store path of a file in a folder; the empty prefix is the store's root."""
-    return f"{prefix}/{name}" if prefix else name
 
 
 def _inspect(store: Store, step: int, prefix: str, *, latest: bool) -> CheckpointInfo:

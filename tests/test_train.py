@@ -2,14 +2,20 @@
 
 import itertools
 import json
+import re
 import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from kelron_lib.checkpoint import latest, verify_store
-from kelron_lib.config import apply_overrides
+from kelron_lib.config import apply_overrides, to_dict
+from kelron_lib.data import fingerprint
 from kelron_lib.errors import KelronError
 from kelron_lib.runtime import SessionClock, exclusive
+from kelron_lib.session import make_status, read_status, write_status
 from kelron_lib.store import open_store
 from kelron_lib.train import train
 
@@ -42,6 +48,15 @@ def adapter(out):
     return (out / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
+def folder_bytes(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def without_first_row(data):
+    rows = (data / "train.jsonl").read_text().splitlines(keepends=True)
+    (data / "train.jsonl").write_text("".join(rows[1:]))
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(small_config, small_data, tmp_path_factory):
     out = tmp_path_factory.mktemp("uninterrupted")
@@ -52,16 +67,23 @@ def uninterrupted(small_config, small_data, tmp_path_factory):
 
 @pytest.mark.parametrize("budgets", [(21,), (15, 15)], ids=["in two", "in three"])
 def test_a_run_cut_by_its_budget_ends_bit_equal(budgets, uninterrupted, small_config, small_data, tmp_path):
-    steps = []
+    data, steps, said = tmp_path / "data", [], []
+    shutil.copytree(small_data, data)
     for budget in budgets:
-        status = train(small_config, small_data, tmp_path, clock=ticking_clock(budget), say=silent)
+        status = train(small_config, data, tmp_path, clock=ticking_clock(budget), say=silent)
         assert status.state == "budget"
         steps.append(status.step)
-        shutil.rmtree(tmp_path / "work")
+        for path in tmp_path.iterdir():  # what the next session's machine does not have
+            if path.name != "store":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert steps == sorted(set(steps))
     assert steps[0] > 0
     assert steps[-1] < STEPS
-    status = train(small_config, small_data, tmp_path, must_resume=True, say=silent)
+    status = train(small_config, data, tmp_path, must_resume=True, say=said.append)
+    assert [line for line in said if "dataset" in line] == [
+        f"{data} held no dataset: it was taken from folder {tmp_path / 'store'}, verified"
+    ]
+    assert folder_bytes(data) == folder_bytes(small_data)
     assert (status.state, status.first_step, status.step) == ("finished", steps[-1], STEPS)
     assert adapter(tmp_path) == adapter(uninterrupted)
     assert losses(tmp_path) == losses(uninterrupted)
@@ -154,39 +176,110 @@ def test_a_finished_run_is_not_trained_again(uninterrupted, small_config, small_
 
 
 @pytest.mark.parametrize("override", ["train.learning_rate=1e-4", "lora.alpha=8", "train.seed=2"])
-def test_another_config_is_refused_with_the_key(override, uninterrupted, small_config, small_data, tmp_path):
-    shutil.copytree(uninterrupted / "store", tmp_path / "store")
+def test_another_config_is_refused_with_the_key_and_leaves_the_runs_own(
+    override, uninterrupted, small_config, small_data, tmp_path
+):
+    shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
     with pytest.raises(KelronError, match=override.split("=")[0].replace(".", r"\.")):
         train(apply_overrides(small_config, [override]), small_data, tmp_path, say=silent)
     assert verify_store(open_store(tmp_path / "store")).ok
+    assert json.loads((tmp_path / "config.json").read_text()) == to_dict(small_config)
+    assert adapter(tmp_path) == adapter(uninterrupted)
 
 
 def test_other_data_is_refused(uninterrupted, small_config, small_data, tmp_path):
     shutil.copytree(uninterrupted / "store", tmp_path / "store")
     shutil.copytree(small_data, tmp_path / "data")
-    rows = (tmp_path / "data" / "train.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "data" / "train.jsonl").write_text("".join(rows[1:]))
+    without_first_row(tmp_path / "data")
     with pytest.raises(KelronError, match="data"):
         train(small_config, tmp_path / "data", tmp_path, say=silent)
 
 
-def test_a_damaged_newest_checkpoint_costs_only_its_own_steps(uninterrupted, small_config, small_data, tmp_path):
+def test_what_a_run_was_trained_on_is_recorded_though_the_folder_changes_meanwhile(small_config, small_data, tmp_path):
+    shutil.copytree(small_data, tmp_path / "data")
+
+    def change(line):
+        if line.startswith("starting at step 0"):
+            without_first_row(tmp_path / "data")
+
+    train(small_config, tmp_path / "data", tmp_path, clock=ticking_clock(15), say=change)
+    assert fingerprint(tmp_path / "data") != fingerprint(small_data)
+    assert latest(open_store(tmp_path / "store")).data_fingerprint == fingerprint(small_data)
+    with pytest.raises(KelronError, match="data_fingerprint"):
+        train(small_config, tmp_path / "data", tmp_path, say=silent)
+
+
+def test_a_dataset_that_changes_while_it_is_loaded_is_not_trained_on(small_config, small_data, tmp_path, monkeypatch):
+    import kelron_lib.trainer as module
+
+    built = module.build_trainer
+    shutil.copytree(small_data, tmp_path / "data")
+
+    def changed(*args):
+        without_first_row(tmp_path / "data")
+        return built(*args)
+
+    monkeypatch.setattr(module, "build_trainer", changed)
+    with pytest.raises(KelronError, match="was changed while the session began"):
+        train(small_config, tmp_path / "data", tmp_path, say=silent)
+    assert latest(open_store(tmp_path / "store")) is None
+
+
+def test_a_damaged_dataset_in_the_store_is_refused_and_replaced_by_the_runs_own(
+    uninterrupted, small_config, small_data, tmp_path
+):
     shutil.copytree(uninterrupted / "store", tmp_path / "store")
-    optimizer = tmp_path / "store" / "step-000012" / "optimizer.pt"
-    optimizer.write_bytes(optimizer.read_bytes()[:-1])
+    without_first_row(tmp_path / "store" / "dataset")
+    store = open_store(tmp_path / "store")
+    assert not verify_store(store).ok
+    with pytest.raises(KelronError, match=r"the dataset in .* is damaged \(dataset/train.jsonl has \d+ bytes"):
+        train(small_config, tmp_path / "data", tmp_path, say=silent)
+    assert not (tmp_path / "data").exists()
+    train(small_config, small_data, tmp_path, say=silent)
+    assert verify_store(store).ok
+    assert folder_bytes(tmp_path / "store" / "dataset").keys() == {*folder_bytes(small_data), "MANIFEST.json"}
+
+
+@pytest.mark.parametrize("name", ["LATEST.json", "step-000012/MANIFEST.json", "step-000012/optimizer.pt"])
+@pytest.mark.parametrize("must_resume", [False, True], ids=["train", "resume"])
+def test_a_damaged_newest_checkpoint_costs_only_its_own_steps(
+    name, must_resume, uninterrupted, small_config, small_data, tmp_path
+):
+    shutil.copytree(uninterrupted / "store", tmp_path / "store")
+    damaged = tmp_path / "store" / name
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    found = STEPS if name == "LATEST.json" else 8
     said = []
-    status = train(small_config, small_data, tmp_path, say=said.append)
-    assert (status.first_step, status.step, status.state) == (8, STEPS, "finished")
-    assert any("step-000012/optimizer.pt" in line and "step 8 is used instead" in line for line in said), said
+    status = train(small_config, small_data, tmp_path, must_resume=must_resume, say=said.append)
+    assert (status.first_step, status.step, status.state) == (found, STEPS, "finished")
+    assert any(name in line and f"step {found} is used instead" in line for line in said), said
     assert adapter(tmp_path) == adapter(uninterrupted)
+
+
+@pytest.mark.parametrize("name", ["LATEST.json", "step-000012/MANIFEST.json"])
+def test_a_session_that_fails_on_a_damaged_store_tells_its_own_error(
+    name, uninterrupted, small_config, small_data, tmp_path
+):
+    shutil.copytree(uninterrupted / "store", tmp_path / "store")
+    (tmp_path / "store" / name).write_bytes(b"{}")
+    with pytest.raises(KelronError, match=r"of another run \(differing: lora.alpha\)"):
+        train(apply_overrides(small_config, ["lora.alpha=8"]), small_data, tmp_path, say=silent)
+    status = read_status(tmp_path)
+    assert (status.state, status.step) == ("failed", STEPS if name == "LATEST.json" else 8)
+    assert "lora.alpha" in status.reason
 
 
 def test_the_flat_layout_of_a_hub_download_resumes(uninterrupted, small_config, small_data, tmp_path):
     flat = tmp_path / "download"
     shutil.copytree(uninterrupted / "store" / "step-000008", flat)
     config = apply_overrides(small_config, [f"store.url={flat}"])
+    with pytest.raises(KelronError, match=r"no dataset in .*download: make it with `kelron data`"):
+        train(config, tmp_path / "out" / "data", tmp_path / "out", must_resume=True, say=silent)
     status = train(config, small_data, tmp_path / "out", must_resume=True, say=silent)
     assert (status.first_step, status.step) == (8, STEPS)
+    shutil.rmtree(tmp_path / "out")
+    status = train(config, tmp_path / "out" / "data", tmp_path / "out", must_resume=True, say=silent)
+    assert (status.state, status.reason) == ("finished", "the run was already finished")
     assert adapter(tmp_path / "out") == adapter(uninterrupted)
 
 
@@ -194,6 +287,42 @@ def test_an_empty_store_is_not_resumed(small_config, small_data, tmp_path):
     with pytest.raises(KelronError, match="no checkpoint to resume from"):
         train(small_config, small_data, tmp_path, must_resume=True, say=silent)
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("store.url={out}/nowhere/store", "create or mount"),
+        ("store.url=hf://me/run", "folder stores only"),
+    ],
+)
+def test_a_session_that_cannot_start_replaces_the_status_of_the_one_before(
+    override, words, small_config, small_data, tmp_path
+):
+    write_status(tmp_path, make_status("finished", "done", first_step=0, step=12, total_steps=12, seconds=1.0))
+    config = apply_overrides(small_config, [override.format(out=tmp_path)])
+    with pytest.raises(KelronError, match=words):
+        train(config, small_data, tmp_path, say=silent)
+    status = read_status(tmp_path)
+    assert (status.state, status.step) == ("failed", 0)
+    assert re.search(words, status.reason)
+
+
+def test_a_session_that_was_killed_leaves_no_status_of_the_one_before(small_config, small_data, tmp_path):
+    write_status(tmp_path, make_status("finished", "done", first_step=0, step=12, total_steps=12, seconds=1.0))
+    code = (
+        "import json, os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from kelron_lib.config import from_dict\n"
+        "from kelron_lib.train import train\n"
+        "config, data, out = from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])\n"
+        "train(config, data, out, say=lambda line: os.kill(os.getpid(), signal.SIGKILL))\n"
+    )
+    arguments = [json.dumps(to_dict(small_config)), str(small_data), str(tmp_path)]
+    killed = subprocess.run([sys.executable, "-c", code, *arguments], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with pytest.raises(KelronError, match=r"status\.json is missing"):
+        read_status(tmp_path)
 
 
 def test_a_used_up_session_says_so_before_it_loads_anything(small_config, small_data, tmp_path):

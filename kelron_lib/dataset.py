@@ -1,0 +1,170 @@
+"""The run's dataset in the store: a later session needs nothing but the store.
+
+It lies in the folder `dataset/` with a MANIFEST.json, written last, that holds every file's size and digest. It goes
+there once, before the first checkpoint counts, and no retention touches it. What has no manifest was cut off and counts
+as none.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kelron_lib.data import SPLITS, fingerprint
+from kelron_lib.errors import KelronError
+from kelron_lib.manifest import MANIFEST, FileRecord, digest_problems, record_files, seal, size_problems, unseal
+from kelron_lib.store import DamagedFile, MissingFile, Store
+
+FOLDER = "dataset"
+SEAL = f"{FOLDER}/{MANIFEST}"
+ROWS = tuple(f"{split}.jsonl" for split in SPLITS)
+"""The files that the fingerprint covers: without them a folder is no dataset."""
+ABOUT = ("quality.json", "config.json", "README.md")
+"""What `kelron data` writes beside them."""
+
+
+@dataclass(frozen=True)
+class StoredDataset:
+    """The dataset of a store, as its manifest tells."""
+
+    fingerprint: str
+    """`kelron_lib.data.fingerprint` of it."""
+    files: dict[str, FileRecord]
+    """By name."""
+
+    def encode(self) -> bytes:
+        """The sealed JSON."""
+        return seal(asdict(self))
+
+    @classmethod
+    def decode(cls, raw: bytes) -> StoredDataset:
+        """The manifest in `raw`. Raises DamagedFile for anything but an intact one of a dataset's files."""
+        record = unseal(raw, SEAL)
+        try:
+            files = {name: FileRecord(**entry) for name, entry in record.pop("files").items()}
+            stored = cls(files=files, **record)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise DamagedFile(f"{SEAL} is no manifest of a dataset: {error}") from error
+        if not set(ROWS) <= set(files) <= {*ROWS, *ABOUT}:
+            raise DamagedFile(f"{SEAL} does not name the files of a dataset")
+        return stored
+
+
+def holds_dataset(folder: Path) -> bool:
+    """Whether a folder has the rows of any split."""
+    return any((folder / name).exists() for name in ROWS)
+
+
+def copy_dataset(folder: Path, into: Path) -> None:
+    """Copy the files of a dataset to a fresh folder `into`."""
+    shutil.rmtree(into, ignore_errors=True)
+    into.mkdir(parents=True)
+    for name in _names(folder):
+        shutil.copyfile(folder / name, into / name)
+
+
+def stored_dataset(store: Store) -> StoredDataset | None:
+    """The dataset of a store with every file verified; None where none was ever completed.
+
+    Raises DamagedFile, with all that is wrong, where it is not intact.
+    """
+    try:
+        stored = StoredDataset.decode(store.read_bytes(SEAL))
+    except MissingFile:
+        return None
+    wrong = size_problems(store, FOLDER, stored.files)
+    intact = sorted(stored.files.keys() - wrong.keys())
+    if problems := [*wrong.values(), *digest_problems(FOLDER, stored.files, intact, store.sha256)]:
+        raise DamagedFile("; ".join(problems))
+    return stored
+
+
+def stored_dataset_line(store: Store) -> str:
+    """What a store holds of the run's dataset, in a line. Raises DamagedFile where it is not intact."""
+    stored = stored_dataset(store)
+    if stored is None:
+        return "dataset: none here; where the run's own is gone, make it again with `kelron data`"
+    size = sum(record.size for record in stored.files.values())
+    return f"dataset: {len(stored.files)} files, {size / 1e6:.1f} MB, verified"
+
+
+def has_dataset(store: Store, data_fingerprint: str) -> bool:
+    """Whether the store holds this very dataset, intact."""
+    with suppress(DamagedFile):  # what is damaged is sent again
+        stored = stored_dataset(store)
+        return stored is not None and stored.fingerprint == data_fingerprint
+    return False
+
+
+def save_dataset(store: Store, folder: Path) -> None:
+    """Keep the dataset in `folder` in the store, in the place of any other, and read it all back.
+
+    Raises KelronError where the store is full or out of reach, or where what arrived differs; there is no dataset
+    in the store then.
+    """
+    files = record_files(folder, _names(folder))
+    _discard(store)
+    try:
+        for name in files:
+            store.put_file(folder / name, f"{FOLDER}/{name}")
+        store.write_bytes(SEAL, StoredDataset(fingerprint(folder), files).encode())
+        stored_dataset(store)
+    except KelronError as error:
+        with suppress(KelronError):  # the first error is the one to report
+            _discard(store)
+        if isinstance(error, DamagedFile):
+            raise KelronError(
+                f"the dataset did not arrive intact in {store.describe()} ({error}): check the disk"
+            ) from error
+        raise
+
+
+def fetch_dataset(store: Store, folder: Path) -> StoredDataset | None:
+    """Bring the store's dataset to `folder`, which appears whole or not at all; None where the store has none.
+
+    Raises KelronError where it is damaged, or where `folder` holds other things or cannot be written.
+    """
+    try:
+        stored = stored_dataset(store)
+        if stored is None:
+            return None
+        _bring(store, stored, folder)
+    except DamagedFile as damage:
+        raise KelronError(
+            f"the dataset in {store.describe()} is damaged ({damage}): make it again with `kelron data`"
+        ) from damage
+    return stored
+
+
+def _names(folder: Path) -> list[str]:
+    return [*ROWS, *(name for name in ABOUT if (folder / name).is_file())]
+
+
+def _discard(store: Store) -> None:
+    """Delete the dataset, its manifest first: cut off halfway it is an unfinished one, not a damaged one."""
+    store.delete(SEAL)
+    store.delete(FOLDER)
+
+
+def _bring(store: Store, stored: StoredDataset, folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()):
+        raise KelronError(f"{folder} holds files, but no dataset: name another folder for it, or empty this one")
+    scratch = folder.with_name(f".{folder.name}.part")
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        for name in stored.files:
+            store.get_file(f"{FOLDER}/{name}", scratch / name)
+        if record_files(scratch, stored.files) != stored.files or fingerprint(scratch) != stored.fingerprint:
+            raise DamagedFile("what arrived differs from its manifest")
+        if folder.is_dir():
+            folder.rmdir()
+        scratch.rename(folder)
+    except OSError as error:
+        raise KelronError(
+            f"cannot write the dataset to {folder}: {error.strerror}; free space or name another"
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

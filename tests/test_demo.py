@@ -1,0 +1,78 @@
+"""The demo's own promises: a session that was really cut, one that really resumed, and nothing left behind."""
+
+from pathlib import Path
+
+import pytest
+
+from kelron_lib import demo
+from kelron_lib.errors import KelronError
+from kelron_lib.runtime import write_json
+from kelron_lib.session import make_status, write_status
+
+NOTEBOOKS = ["01_data_prep", "02_train", "03_resume", "04_evaluate"]
+
+
+def ended(state, first_step, step):
+    return make_status(state, "so it went", first_step=first_step, step=step, total_steps=12, seconds=1.0)
+
+
+@pytest.fixture
+def stand_in(monkeypatch, small_config):
+    """Runs the demo with notebooks that only leave the given statuses; returns what ran, with its overrides."""
+
+    def run(out, first, second):
+        ran = []
+
+        def run_notebook(notebook, out, parameters):
+            ran.append((notebook.stem, parameters["OVERRIDES"]))
+            if notebook.stem == "01_data_prep":
+                (out / "data").mkdir()
+            if notebook.stem == "02_train":
+                write_status(out, first)
+                if first.step:
+                    (out / "work").mkdir()
+            if notebook.stem == "03_resume":
+                assert not (out / "work").exists()
+                assert not (out / "data").exists()
+                write_status(out, second)
+                write_json(out / "sessions.json", [])
+            return 1.0
+
+        monkeypatch.setattr(demo, "run_notebook", run_notebook)
+        monkeypatch.setattr(demo, "first_budget", lambda config, data: 12.34)
+        demo._run_notebooks(small_config, out, Path("notebooks"))
+        return ran
+
+    return run
+
+
+def test_the_first_session_has_a_budget_and_the_second_the_store_alone(stand_in, tmp_path):
+    ran = stand_in(tmp_path, ended("budget", 0, 5), ended("finished", 5, 12))
+    assert ran == list(zip(NOTEBOOKS, [[], ["session.budget_seconds=12.3"], [], []], strict=True))
+
+
+@pytest.mark.parametrize("first", [("finished", 0, 12), ("budget", 0, 0)], ids=["finished", "never begun"])
+def test_a_first_session_that_was_not_cut_shows_nothing(first, stand_in, tmp_path):
+    with pytest.raises(KelronError, match=rf"was to be cut by its budget and ended as {first[0]} at step {first[2]}"):
+        stand_in(tmp_path, ended(*first), ended("finished", 0, 12))
+
+
+@pytest.mark.parametrize("second", [("finished", 0, 12), ("budget", 5, 9)], ids=["from the start", "cut again"])
+def test_a_second_session_that_did_not_finish_the_first_ones_run_shows_nothing(second, stand_in, tmp_path):
+    with pytest.raises(KelronError, match="was to finish the run and ended as"):
+        stand_in(tmp_path, ended("budget", 0, 5), ended(*second))
+
+
+def test_the_first_budget_ends_in_the_midst_of_training(small_config, small_data, monkeypatch):
+    from kelron_lib import train
+
+    monkeypatch.setattr(train, "measure_steps", lambda config, data: train.Measured(3.0, 0.5, 100))
+    budget = demo.first_budget(small_config, small_data)
+    assert budget == pytest.approx(3.0 + demo.CUT_AT * 50.0 + small_config.session.reserve_seconds)
+
+
+def test_only_an_earlier_demo_is_cleared(small_config, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(KelronError, match="not an earlier demo"):
+        demo.run_demo(small_config, tmp_path, Path("notebooks"))
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
