@@ -249,6 +249,21 @@ def test_gate_checks_the_share_in_every_split(persona):
     assert ["test/ko"] in [finding["rows"] for finding in report["findings"]]
 
 
+def test_gate_wants_business_rows_in_test(persona):
+    asked = make_row(question="이름이 뭐예요?", group="b", number=2)
+    splits = {"train": [make_row()], "test": [asked]}
+    assert "no_business_rows" in [f["check"] for f in data.check_splits(splits, persona, 0.3)["findings"]]
+    splits["test"].append(make_row("완료했습니다.", kind="business", question="보고해 주세요.", number=3, group="c"))
+    assert data.check_splits(splits, persona, 0.3)["verdict"] == "pass"
+
+
+def test_a_config_that_leaves_no_business_rows_in_test_is_refused(tmp_path):
+    config = apply_overrides(CONFIG, ["data.rows=60", "data.identity_share=0.9"])
+    with pytest.raises(KelronError, match=r"data gate: no_business_rows in test/ .*data\.identity_share"):
+        data.build_dataset(config, tmp_path / "d")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_build_names_the_row_that_fails_and_writes_nothing(monkeypatch, tmp_path):
     def tainted(persona, languages):
         return [
