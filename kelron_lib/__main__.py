@@ -120,8 +120,12 @@ def _tiny_base(args: argparse.Namespace, config: RunConfig) -> int:
 
 
 def _demo(args: argparse.Namespace, config: RunConfig) -> int:
+    import importlib.util
+
     from kelron_lib.demo import run_demo
 
+    if lacking := [name for name in ("papermill", "ipykernel") if importlib.util.find_spec(name) is None]:
+        raise KelronError(f"{' and '.join(lacking)} not installed: pip install 'kelron[notebooks]'")
     return 0 if run_demo(config, args.out, notebooks=args.notebooks) else 1
 
 

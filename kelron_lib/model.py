@@ -32,6 +32,13 @@ def _explain(error: Exception, what: str, name: str) -> KelronError:
     return KelronError(f"cannot load the {what} of {name!r}: {first_line}")
 
 
+def _load_errors() -> tuple[type[Exception], ...]:
+    """What the libraries raise for files that are missing, cut off or of another model."""
+    from safetensors import SafetensorError  # derives from Exception alone
+
+    return (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+
+
 def load_tokenizer(config: RunConfig) -> Any:
     """The base's tokenizer, with its stop tokens checked against the config. Raises KelronError."""
     from transformers import AutoTokenizer
@@ -84,7 +91,7 @@ def load_base(config: RunConfig) -> tuple[Any, Any]:
             device_map={"": torch.cuda.current_device()} if torch.cuda.is_available() else None,
             attn_implementation="sdpa",
         )
-    except (OSError, ValueError) as error:
+    except _load_errors() as error:
         raise _explain(error, "model", name) from None
     _keep_trainable_on_cpu(model)
     model.eval()
@@ -139,7 +146,7 @@ def load_tuned(config: RunConfig, adapter: Path) -> tuple[Any, Any]:
     model, tokenizer = load_base(config)
     try:
         tuned = PeftModel.from_pretrained(model, str(adapter))
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except _load_errors() as error:
         raise _explain(error, "adapter", str(adapter)) from None
     tuned.eval()
     return tuned, tokenizer

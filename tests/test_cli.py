@@ -1,12 +1,16 @@
 """The command line as a user meets it: exit codes, one-line errors, what it prints."""
 
+import importlib.util
 import json
+import shutil
 
 import pytest
+from conftest import SMALL
 
 from kelron_lib.__main__ import main
 from kelron_lib.config import PRESETS, from_dict, load_preset
 
+SETTINGS = [part for override in SMALL for part in ("--set", override)]
 VERBS = ("preflight", "data", "train", "resume", "evaluate", "plan", "chat", "tiny-base", "demo")
 
 
@@ -14,6 +18,15 @@ def run(capsys, *arguments):
     code = main([str(a) for a in arguments])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a small run, made with the command line alone."""
+    out = tmp_path_factory.mktemp("run")
+    assert main(["data", *SETTINGS, "--out", str(out / "data")]) == 0
+    assert main(["train", *SETTINGS, "--out", str(out)]) == 0
+    return out
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -32,6 +45,8 @@ def test_every_verb_prints_the_resolved_config_of_every_preset(capsys, verb, pre
         (("data", "--preset", "tiny"), "Did you mean tiny-cpu"),
         (("data", "--set", "data.row=5"), "Did you mean data.rows"),
         (("data", "--set", "data.persona=kelrom"), "Did you mean kelron"),
+        (("data", "--set", "data.persona=README.md/x.yaml"), "no file at README.md/x.yaml"),
+        (("train", "--data", "README.md", "--out", "{tmp}/run"), "no rows at README.md"),
         (("train", "--data", "{tmp}/absent", "--out", "{tmp}/run"), "absent"),
         (("resume", "--out", "{tmp}/run"), "no checkpoint"),
         (("evaluate", "--out", "{tmp}/run"), "no adapter"),
@@ -53,6 +68,24 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, tmp_path, arguments, word
     assert err.count("\n") == 1, err
 
 
+def test_an_adapter_that_was_cut_off_is_named(capsys, tmp_path, trained):
+    adapter = shutil.copytree(trained / "adapter", tmp_path / "adapter")
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    code, _, err = run(capsys, "chat", "--adapter", adapter)
+    assert code == 2
+    assert err.startswith(f"kelron: cannot load the adapter of '{adapter}': ")
+    assert err.count("\n") == 1
+
+
+def test_the_demo_without_its_extra_says_what_to_install(capsys, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "papermill" else find(name))
+    code, _, err = run(capsys, "demo", "--out", tmp_path)
+    assert code == 2
+    assert err == "kelron: papermill not installed: pip install 'kelron[notebooks]'\n"
+
+
 def test_data_writes_what_other_tools_read(capsys, tmp_path):
     out = tmp_path / "data"
     code, printed, _ = run(capsys, "data", "--preset", "tiny-cpu", "--set", "data.rows=240", "--out", out)
@@ -65,8 +98,6 @@ def test_data_writes_what_other_tools_read(capsys, tmp_path):
 
 
 def test_a_broken_row_is_named_by_file_and_line(capsys, tmp_path, small_data):
-    import shutil
-
     shutil.copytree(small_data, tmp_path / "data")
     path = tmp_path / "data" / "train.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -59,8 +59,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise KelronError(f"no rows at {path}: run `kelron data` first") from None
+    except OSError as error:
+        raise KelronError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise KelronError(f"{path}: not UTF-8; make the dataset again") from None
     rows: list[dict[str, Any]] = []
