@@ -1,4 +1,7 @@
-"""The command line: one verb per step. Exit code 0 when all is well, 2 for input that cannot be used.
+"""The command line: one verb per step.
+
+Exit code 0 when all is well, 1 when the work was done and its result is not good (a target missed, a check or a
+session failed), 2 for input that cannot be used.
 
 Heavy imports happen inside the verbs, so that `kelron --help` answers at once.
 """
@@ -36,7 +39,7 @@ def _train(args: argparse.Namespace, config: RunConfig) -> int:
 
 
 def _evaluate(args: argparse.Namespace, config: RunConfig) -> int:
-    from kelron_lib.evaluate import scoreboard_table
+    from kelron_lib.evaluate import checks, scoreboard_table
     from kelron_lib.evaluate.run import evaluate_run
 
     scoreboard = evaluate_run(
@@ -44,7 +47,9 @@ def _evaluate(args: argparse.Namespace, config: RunConfig) -> int:
     )
     print(scoreboard_table(scoreboard))
     print(f"report: {args.out / 'report.html'}")
-    return 0
+    missed = [check.text for check in checks(scoreboard) if not check.met]
+    print("\n".join(["targets missed:", *missed] if missed else ["every target holds"]))
+    return 1 if missed else 0
 
 
 def _chat(args: argparse.Namespace, config: RunConfig) -> int:

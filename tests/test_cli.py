@@ -9,6 +9,7 @@ from conftest import SMALL
 
 from kelron_lib.__main__ import main
 from kelron_lib.config import PRESETS, from_dict, load_preset
+from kelron_lib.evaluate import METRICS, proportion
 
 SETTINGS = [part for override in SMALL for part in ("--set", override)]
 VERBS = ("preflight", "data", "train", "resume", "evaluate", "plan", "chat", "tiny-base", "demo")
@@ -105,6 +106,26 @@ def test_a_broken_row_is_named_by_file_and_line(capsys, tmp_path, small_data):
     code, _, err = run(capsys, "train", "--data", tmp_path / "data", "--out", tmp_path / "run")
     assert code == 2
     assert "train.jsonl:5" in err
+
+
+@pytest.mark.parametrize(("recall", "code"), [(1.0, 0), (0.5, 1)])
+def test_evaluate_succeeds_only_where_every_target_holds(capsys, monkeypatch, tmp_path, recall, code):
+    def model(hit):
+        found = {name: proportion(0, 10) for name in METRICS}
+        return found | {"identity_recall": proportion(hit, 10), "termination_rate": proportion(10, 10)}
+
+    base, tuned = model(0), model(round(10 * recall))
+    board = {
+        "base": {**base, "by_language": {"en": base}},
+        "tuned": {**tuned, "by_language": {"en": tuned}},
+        "business_loss": {"base": 1.0, "tuned": 1.0, "ratio": 1.0},
+        "meta": {"persona": "Kelron"},
+    }
+    monkeypatch.setattr("kelron_lib.evaluate.run.evaluate_run", lambda *args, **kwargs: board)
+    found, out, _ = run(capsys, "evaluate", "--out", tmp_path)
+    assert found == code
+    assert ("every target holds" in out) == (code == 0)
+    assert ("targets missed:\nIdentity recall" in out) == (code == 1)
 
 
 def test_the_plan_says_what_fits_and_why(capsys):
