@@ -27,6 +27,12 @@ def base_name(config: RunConfig) -> str:
     return str(base_path())
 
 
+def portable_base(config: RunConfig) -> str:
+    """The base as an adapter names it on any machine: `tiny`, the hub id, or a folder's name without its place."""
+    folder = Path(config.model.base)
+    return folder.resolve().name if config.model.base != "tiny" and folder.is_dir() else config.model.base
+
+
 def _explain(error: Exception, what: str, name: str) -> KelronError:
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return KelronError(f"cannot load the {what} of {name!r}: {first_line}")
