@@ -8,17 +8,34 @@ import pytest
 from conftest import SMALL
 
 from kelron_lib.__main__ import main
-from kelron_lib.config import PRESETS, from_dict, load_preset
-from kelron_lib.evaluate import METRICS, proportion
+from kelron_lib.config import PRESETS, from_dict, load_preset, resolve, to_dict
+from kelron_lib.evaluate import METRICS, checks, proportion
+from kelron_lib.tiny import base_path
 
 SETTINGS = [part for override in SMALL for part in ("--set", override)]
 VERBS = ("preflight", "data", "train", "resume", "evaluate", "plan", "chat", "tiny-base", "demo")
+
+PROMISED = (
+    "identity_recall",
+    "contradiction_rate",
+    "rival_rate",
+    "over_identity_rate",
+    "termination_rate",
+    "loop_rate",
+    "wrong_script_rate",
+    "broken_char_rate",
+)
+"""The metrics that other tools read from scoreboard.json."""
 
 
 def run(capsys, *arguments):
     code = main([str(a) for a in arguments])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +129,63 @@ def test_a_broken_row_is_named_by_file_and_line(capsys, tmp_path, small_data):
     code, _, err = run(capsys, "train", "--data", tmp_path / "data", "--out", tmp_path / "run")
     assert code == 2
     assert "train.jsonl:5" in err
+
+
+def test_a_session_leaves_what_other_tools_read(trained):
+    (session,) = read(trained / "sessions.json")
+    steps = read(trained / "status.json")["total_steps"]
+    assert (session["first_step"], session["last_step"], session["reason"]) == (0, steps, "finished")
+    assert session["seconds"] > 0
+    assert read(trained / "config.json") == to_dict(resolve("tiny-cpu", SMALL))
+
+
+def test_resume_goes_on_from_the_store_alone(capsys, tmp_path, trained):
+    store = shutil.copytree(trained / "store" / "step-000008", tmp_path / "store")
+    at = ("--data", trained / "data", "--out", tmp_path / "run", "--set", f"store.url={store}")
+    code, out, err = run(capsys, "resume", *SETTINGS, *at)
+    assert code == 0, err
+    assert "resuming after step 8" in out
+    (session,) = read(tmp_path / "run" / "sessions.json")
+    assert (session["first_step"], session["reason"]) == (8, "finished")
+    weights = ("adapter", "adapter_model.safetensors")
+    assert (tmp_path / "run").joinpath(*weights).read_bytes() == trained.joinpath(*weights).read_bytes()
+
+
+def test_evaluate_scores_a_trained_adapter(capsys, trained):
+    few = ("identity_prompts=3", "unrelated_prompts=3", "max_new_tokens=24")
+    settings = [part for setting in few for part in ("--set", f"evaluate.{setting}")]
+    code, out, err = run(capsys, "evaluate", *SETTINGS, *settings, "--out", trained)
+    board = read(trained / "scoreboard.json")
+    missed = [check.text for check in checks(board) if not check.met]
+    assert code == (1 if missed else 0), err
+    assert all(text in out for text in missed)
+    for model in (board["base"], board["tuned"]):
+        assert set(model) == {*PROMISED, "by_language"}
+        for values in (model, *model["by_language"].values()):
+            assert all(set(values[metric]) == {"value", "n", "low", "high"} for metric in PROMISED)
+        assert {language: values["identity_recall"]["n"] for language, values in model["by_language"].items()} == {
+            "ko": 3, "en": 3, "ja": 3
+        }  # fmt: skip
+    assert board["base"]["identity_recall"]["value"] == 0
+    assert (trained / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_the_adapter_loads_with_plain_peft(trained):
+    import torch
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    ids = torch.arange(100, 120)[None]
+    base = AutoModelForCausalLM.from_pretrained(base_path())
+    with torch.inference_mode():
+        before = base(input_ids=ids).logits
+        tuned = PeftModel.from_pretrained(base, str(trained / "adapter"))
+        assert not torch.equal(tuned(input_ids=ids).logits, before)
+    saved = load_file(trained / "adapter" / "adapter_model.safetensors")
+    loaded = get_peft_model_state_dict(tuned)
+    assert loaded.keys() == saved.keys()
+    assert all(torch.equal(loaded[name], saved[name]) for name in saved)
 
 
 @pytest.mark.parametrize(("recall", "code"), [(1.0, 0), (0.5, 1)])
