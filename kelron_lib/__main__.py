@@ -117,10 +117,23 @@ def _preflight(args: argparse.Namespace, config: RunConfig) -> int:
     return 1 if report.failed else 0
 
 
-def _tiny_base(args: argparse.Namespace, config: RunConfig) -> int:
-    from kelron_lib.tiny.build import build
+def _tiny_base(args: argparse.Namespace) -> int:
+    """Takes no config: the recipe alone decides these weights."""
+    import json
+    from dataclasses import asdict
 
-    build(args.out, **({"steps": args.steps} if args.steps else {}))
+    from kelron_lib.tiny.build import Recipe, build
+
+    changes = {"device": args.device} | ({} if args.steps is None else {"steps": args.steps})
+    if args.dry_run:
+        print(json.dumps(asdict(Recipe(**changes)), indent=2))
+        return 0
+    if args.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise KelronError("--device is cuda but there is no CUDA device: use --device cpu")
+    build(args.out, **changes)
     return 0
 
 
@@ -141,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(name: str, run: Verb, help_text: str) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=help_text, description=help_text)
-        added.set_defaults(run=run)
+        added.set_defaults(run=lambda args: _configured(run, args))
         added.add_argument("--preset", default="tiny-cpu", help=f"one of {', '.join(PRESETS)} (default: %(default)s)")
         added.add_argument(
             "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one config value"
@@ -184,25 +197,36 @@ def _parser() -> argparse.ArgumentParser:
     store = verb("store", _store, "look after the checkpoints in a store")
     store.add_argument("action", choices=("ls", "verify"), help="list the checkpoints, or check every file of them")
     store.add_argument("url", help="the store: a folder's path")
-    tiny = verb("tiny-base", _tiny_base, "train the tiny base model that ships with Kelron again")
+    help_text = "train the tiny base model that ships with Kelron again"
+    tiny = verbs.add_parser("tiny-base", help=help_text, description=help_text)
+    tiny.set_defaults(run=_tiny_base)
     out(tiny, "runs/tiny-base", "the model's folder")
     tiny.add_argument("--steps", type=int, help="optimizer steps (default: those of the shipped one)")
+    tiny.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="the shipped one was made on cuda (default: cpu)"
+    )
+    tiny.add_argument("--dry-run", action="store_true", help="print the recipe and stop")
     demo = verb("demo", _demo, "the main job, end to end, by running the notebooks")
     out(demo, "runs/demo", "the run's folder")
     demo.add_argument("--notebooks", type=Path, default=Path("notebooks"), help="where they are (default: %(default)s)")
     return parser
 
 
+def _configured(run: Verb, args: argparse.Namespace) -> int:
+    """Run a verb with the config that its options give, or only print that config."""
+    asked = getattr(args, "processes", None)
+    config = resolve(args.preset, [*args.set, *([f"session.processes={asked}"] if asked is not None else [])])
+    if args.dry_run:
+        print(to_json(config), end="")
+        return 0
+    return run(args, config)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb and return its exit code."""
     args = _parser().parse_args(arguments)
     try:
-        asked = getattr(args, "processes", None)
-        config = resolve(args.preset, [*args.set, *([f"session.processes={asked}"] if asked is not None else [])])
-        if args.dry_run:
-            print(to_json(config), end="")
-            return 0
-        code: int = args.run(args, config)
+        code: int = args.run(args)
         return code
     except KelronError as error:
         print(f"kelron: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+from dataclasses import asdict
 
 import pytest
 from conftest import SMALL
@@ -11,9 +12,10 @@ from kelron_lib.__main__ import main
 from kelron_lib.config import PRESETS, from_dict, load_preset, resolve, to_dict
 from kelron_lib.evaluate import METRICS, checks, proportion
 from kelron_lib.tiny import base_path
+from kelron_lib.tiny.build import Recipe
 
 SETTINGS = [part for override in SMALL for part in ("--set", override)]
-VERBS = ("preflight", "data", "train", "resume", "evaluate", "plan", "chat", "tiny-base", "demo")
+VERBS = ("preflight", "data", "train", "resume", "evaluate", "plan", "chat", "demo")
 
 PROMISED = (
     "identity_recall",
@@ -74,6 +76,7 @@ def test_every_verb_prints_the_resolved_config_of_every_preset(capsys, verb, pre
         (("store", "verify", "{tmp}"), "no checkpoint"),
         (("store", "ls", "hf://buckets/a/b"), "hf://"),
         (("demo", "--out", "{tmp}/run", "--notebooks", "{tmp}/absent"), "01_data_prep.ipynb is missing"),
+        (("tiny-base", "--steps", "0", "--out", "{tmp}/tiny"), "--steps is 0"),
         (("chat", "--set", "model.base={tmp}/absent"), "cannot load"),
         (("chat", "--set", "model.dtype=float16"), "no CUDA device"),
     ],
@@ -206,6 +209,17 @@ def test_evaluate_succeeds_only_where_every_target_holds(capsys, monkeypatch, tm
     assert found == code
     assert ("every target holds" in out) == (code == 0)
     assert ("targets missed:\nIdentity recall" in out) == (code == 1)
+
+
+def test_the_tiny_base_prints_the_recipe_that_its_options_decide(capsys):
+    code, out, _ = run(capsys, "tiny-base", "--device", "cuda", "--dry-run")
+    assert code == 0
+    assert json.loads(out) == read(base_path() / "tiny_base.json")["recipe"], "the shipped weights' own recipe"
+    code, out, _ = run(capsys, "tiny-base", "--steps", "7", "--dry-run")
+    assert json.loads(out) == asdict(Recipe(steps=7))
+    with pytest.raises(SystemExit) as refused:
+        main(["tiny-base", "--set", "lora.r=8"])
+    assert refused.value.code == 2
 
 
 def test_the_plan_says_what_fits_and_why(capsys):
