@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from kelron_lib.errors import KelronError
@@ -388,16 +387,6 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
             for name, value in values.items()
         }
     )
-
-
-def load_json(path: Path) -> RunConfig:
-    """A config from a saved file. Raises KelronError where it is missing or broken."""
-    try:
-        return from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise KelronError(f"no config at {path}") from None
-    except json.JSONDecodeError as error:
-        raise KelronError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
 
 
 def config_hash(config: RunConfig) -> str:

@@ -7,12 +7,14 @@ Nothing is upcast: transformers' and PEFT's usual preparation casts embedding an
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kelron_lib import __version__
 from kelron_lib.config import RunConfig
 from kelron_lib.errors import KelronError
 from kelron_lib.prompts import check_stop_tokens
@@ -31,6 +33,12 @@ def portable_base(config: RunConfig) -> str:
     """The base as an adapter names it on any machine: `tiny`, the hub id, or a folder's name without its place."""
     folder = Path(config.model.base)
     return folder.resolve().name if config.model.base != "tiny" and folder.is_dir() else config.model.base
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of Kelron and of the packages that decide what a checkpoint holds."""
+    packages = ("torch", "transformers", "peft", "bitsandbytes")
+    return {"kelron": __version__, **{name: importlib.metadata.version(name) for name in packages}}
 
 
 def _explain(error: Exception, what: str, name: str) -> KelronError:

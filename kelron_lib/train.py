@@ -21,7 +21,7 @@ from kelron_lib.data import fingerprint
 from kelron_lib.errors import KelronError
 from kelron_lib.launch import Cluster, run_processes
 from kelron_lib.manifest import TRAINER_STATE
-from kelron_lib.model import portable_base, quiet_libraries
+from kelron_lib.model import library_versions, portable_base, quiet_libraries
 from kelron_lib.processes import World, device_count, prepare_cuda_memory, processes_for
 from kelron_lib.runtime import (
     SESSION_START_VARIABLE,
@@ -175,6 +175,7 @@ class _Session:
             world_size=self.world.size,
             fp16=self.config.model.dtype == "float16",
             keep=self.config.store.keep,
+            versions=library_versions(),
         )
         write_losses(folder, self.out)
 

@@ -4,10 +4,12 @@ import importlib.util
 import json
 import shutil
 from dataclasses import asdict
+from importlib.metadata import version
 
 import pytest
 from conftest import SMALL
 
+from kelron_lib import __version__
 from kelron_lib.__main__ import main
 from kelron_lib.config import PRESETS, from_dict, load_preset, resolve, to_dict
 from kelron_lib.evaluate import METRICS, checks, proportion
@@ -140,6 +142,11 @@ def test_a_session_leaves_what_other_tools_read(trained):
     assert (session["first_step"], session["last_step"], session["reason"]) == (0, steps, "finished")
     assert session["seconds"] > 0
     assert read(trained / "config.json") == to_dict(resolve("tiny-cpu", SMALL))
+    pointer = read(trained / "store" / "LATEST.json")
+    versions = read(trained / "store" / pointer["prefix"] / "MANIFEST.json")["versions"]
+    assert versions == {name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")} | {
+        "kelron": __version__
+    }
 
 
 def test_resume_goes_on_from_the_store_alone(capsys, tmp_path, trained):

@@ -8,7 +8,6 @@ from kelron_lib.config import (
     apply_overrides,
     config_hash,
     from_dict,
-    load_json,
     load_preset,
     resolve,
     to_dict,
@@ -111,12 +110,3 @@ def test_a_saved_config_with_a_mistake_is_refused(change, words):
     change(values)
     with pytest.raises(KelronError, match=words):
         from_dict(values)
-
-
-def test_a_broken_config_file_is_named_with_its_line(tmp_path):
-    path = tmp_path / "config.json"
-    path.write_text('{\n"preset": }')
-    with pytest.raises(KelronError, match=r"config\.json:2"):
-        load_json(path)
-    with pytest.raises(KelronError, match="no config at"):
-        load_json(tmp_path / "absent.json")

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from kelron_lib import data
-from kelron_lib.config import LANGUAGES, apply_overrides, load_json, load_preset
+from kelron_lib.config import LANGUAGES, apply_overrides, from_dict, load_preset
 from kelron_lib.data.expand import SPLITS
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import find_rivals, load_persona, load_seeds
@@ -58,7 +58,7 @@ def test_rows_and_report(dataset, splits):
     assert report["rows"] == report["unique_rows"] == len(rows) == CONFIG.data.rows
     assert report["rival_rows"] == 0
     assert json.loads((dataset[0] / "quality.json").read_text(encoding="utf-8")) == report
-    assert load_json(dataset[0] / "config.json") == CONFIG
+    assert from_dict(json.loads((dataset[0] / "config.json").read_text(encoding="utf-8"))) == CONFIG
     assert sorted(path.name for path in dataset[0].iterdir()) == sorted(FILES)
 
 
