@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kelron_lib import __version__
-from kelron_lib.config import PRESETS, RunConfig, resolve, to_json
+from kelron_lib.config import LANGUAGES, PRESETS, RunConfig, resolve, to_json
 from kelron_lib.errors import KelronError
 
 Verb = Callable[[argparse.Namespace, RunConfig], int]
@@ -193,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--attempts", action="store_true", help="replay the ten placements of the first attempt")
     chat = verb("chat", _chat, "talk to the model in the terminal")
     chat.add_argument("--adapter", type=Path, help="the adapter's folder; without it you talk to the base")
-    chat.add_argument("--language", choices=("ko", "en", "ja"), default="en", help="system prompt's language")
+    chat.add_argument("--language", choices=LANGUAGES, default="en", help="system prompt's language")
     store = verb("store", _store, "look after the checkpoints in a store")
     store.add_argument("action", choices=("ls", "verify"), help="list the checkpoints, or check every file of them")
     store.add_argument("url", help="the store: a folder's path")

@@ -87,7 +87,7 @@ class DataSettings:
                 language in LANGUAGES,
                 f"data.languages has {language!r}: choose from {', '.join(LANGUAGES)}",
             )
-        _require(len(self.languages) > 0, "data.languages is empty: name at least one of ko, en, ja")
+        _require(len(self.languages) > 0, f"data.languages is empty: name at least one of {', '.join(LANGUAGES)}")
         _require(
             len(set(self.languages)) == len(self.languages),
             f"data.languages names one twice ({', '.join(self.languages)}): name each language once",
