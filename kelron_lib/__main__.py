@@ -1,4 +1,7 @@
-"""The command line: one verb per step. Exit code 0 when all is well, 2 for input that cannot be used.
+"""The command line: one verb per step.
+
+Exit code 0 when all is well, 1 when the work was done and its result is not good (a target missed, a check or a
+session failed), 2 for input that cannot be used.
 
 Heavy imports happen inside the verbs, so that `kelron --help` answers at once.
 """
@@ -12,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kelron_lib import __version__
-from kelron_lib.config import PRESETS, RunConfig, resolve, to_json
+from kelron_lib.config import LANGUAGES, PRESETS, RunConfig, resolve, to_json
 from kelron_lib.errors import KelronError
 
 Verb = Callable[[argparse.Namespace, RunConfig], int]
@@ -36,7 +39,7 @@ def _train(args: argparse.Namespace, config: RunConfig) -> int:
 
 
 def _evaluate(args: argparse.Namespace, config: RunConfig) -> int:
-    from kelron_lib.evaluate import scoreboard_table
+    from kelron_lib.evaluate import checks, scoreboard_table
     from kelron_lib.evaluate.run import evaluate_run
 
     scoreboard = evaluate_run(
@@ -44,7 +47,9 @@ def _evaluate(args: argparse.Namespace, config: RunConfig) -> int:
     )
     print(scoreboard_table(scoreboard))
     print(f"report: {args.out / 'report.html'}")
-    return 0
+    missed = [check.text for check in checks(scoreboard) if not check.met]
+    print("\n".join(["targets missed:", *missed] if missed else ["every target holds"]))
+    return 1 if missed else 0
 
 
 def _chat(args: argparse.Namespace, config: RunConfig) -> int:
@@ -112,16 +117,33 @@ def _preflight(args: argparse.Namespace, config: RunConfig) -> int:
     return 1 if report.failed else 0
 
 
-def _tiny_base(args: argparse.Namespace, config: RunConfig) -> int:
-    from kelron_lib.tiny.build import build
+def _tiny_base(args: argparse.Namespace) -> int:
+    """Takes no config: the recipe alone decides these weights."""
+    import json
+    from dataclasses import asdict
 
-    build(args.out, **({"steps": args.steps} if args.steps else {}))
+    from kelron_lib.tiny.build import Recipe, build
+
+    changes = {"device": args.device} | ({} if args.steps is None else {"steps": args.steps})
+    if args.dry_run:
+        print(json.dumps(asdict(Recipe(**changes)), indent=2))
+        return 0
+    if args.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise KelronError("--device is cuda but there is no CUDA device: use --device cpu")
+    build(args.out, **changes)
     return 0
 
 
 def _demo(args: argparse.Namespace, config: RunConfig) -> int:
+    import importlib.util
+
     from kelron_lib.demo import run_demo
 
+    if lacking := [name for name in ("papermill", "ipykernel") if importlib.util.find_spec(name) is None]:
+        raise KelronError(f"{' and '.join(lacking)} not installed: pip install 'kelron[notebooks]'")
     return 0 if run_demo(config, args.out, notebooks=args.notebooks) else 1
 
 
@@ -132,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(name: str, run: Verb, help_text: str) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=help_text, description=help_text)
-        added.set_defaults(run=run)
+        added.set_defaults(run=lambda args: _configured(run, args))
         added.add_argument("--preset", default="tiny-cpu", help=f"one of {', '.join(PRESETS)} (default: %(default)s)")
         added.add_argument(
             "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one config value"
@@ -171,29 +193,40 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--attempts", action="store_true", help="replay the ten placements of the first attempt")
     chat = verb("chat", _chat, "talk to the model in the terminal")
     chat.add_argument("--adapter", type=Path, help="the adapter's folder; without it you talk to the base")
-    chat.add_argument("--language", choices=("ko", "en", "ja"), default="en", help="system prompt's language")
+    chat.add_argument("--language", choices=LANGUAGES, default="en", help="system prompt's language")
     store = verb("store", _store, "look after the checkpoints in a store")
     store.add_argument("action", choices=("ls", "verify"), help="list the checkpoints, or check every file of them")
     store.add_argument("url", help="the store: a folder's path")
-    tiny = verb("tiny-base", _tiny_base, "train the tiny base model that ships with Kelron again")
+    help_text = "train the tiny base model that ships with Kelron again"
+    tiny = verbs.add_parser("tiny-base", help=help_text, description=help_text)
+    tiny.set_defaults(run=_tiny_base)
     out(tiny, "runs/tiny-base", "the model's folder")
     tiny.add_argument("--steps", type=int, help="optimizer steps (default: those of the shipped one)")
+    tiny.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="the shipped one was made on cuda (default: cpu)"
+    )
+    tiny.add_argument("--dry-run", action="store_true", help="print the recipe and stop")
     demo = verb("demo", _demo, "the main job, end to end, by running the notebooks")
     out(demo, "runs/demo", "the run's folder")
     demo.add_argument("--notebooks", type=Path, default=Path("notebooks"), help="where they are (default: %(default)s)")
     return parser
 
 
+def _configured(run: Verb, args: argparse.Namespace) -> int:
+    """Run a verb with the config that its options give, or only print that config."""
+    asked = getattr(args, "processes", None)
+    config = resolve(args.preset, [*args.set, *([f"session.processes={asked}"] if asked is not None else [])])
+    if args.dry_run:
+        print(to_json(config), end="")
+        return 0
+    return run(args, config)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb and return its exit code."""
     args = _parser().parse_args(arguments)
     try:
-        asked = getattr(args, "processes", None)
-        config = resolve(args.preset, [*args.set, *([f"session.processes={asked}"] if asked is not None else [])])
-        if args.dry_run:
-            print(to_json(config), end="")
-            return 0
-        code: int = args.run(args, config)
+        code: int = args.run(args)
         return code
     except KelronError as error:
         print(f"kelron: {error}", file=sys.stderr)

@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from kelron_lib.errors import KelronError
@@ -82,14 +81,22 @@ class DataSettings:
     """Seed of the expansion and of the split."""
 
     def __post_init__(self) -> None:
+        _require(bool(self.persona.strip()), "data.persona is empty: name a packaged persona or a persona file")
         for language in self.languages:
             _require(
                 language in LANGUAGES,
                 f"data.languages has {language!r}: choose from {', '.join(LANGUAGES)}",
             )
-        _require(len(self.languages) > 0, "data.languages is empty: name at least one of ko, en, ja")
+        _require(len(self.languages) > 0, f"data.languages is empty: name at least one of {', '.join(LANGUAGES)}")
+        _require(
+            len(set(self.languages)) == len(self.languages),
+            f"data.languages names one twice ({', '.join(self.languages)}): name each language once",
+        )
         _require(self.rows >= 60, f"data.rows is {self.rows}: at least 60 are needed for three splits")
-        _require(0 < self.identity_share < 1, f"data.identity_share is {self.identity_share}: use (0, 1)")
+        _require(
+            0 < self.identity_share <= 0.9,
+            f"data.identity_share is {self.identity_share}: use (0, 0.9], so that business rows are left",
+        )
         _require(self.max_tokens >= 32, f"data.max_tokens is {self.max_tokens}: at least 32")
 
 
@@ -130,6 +137,8 @@ class TrainSettings:
         for name in ("row_tokens", "rows_per_pass", "passes_per_step", "save_steps", "eval_steps"):
             value = getattr(self, name)
             _require(value >= 1, f"train.{name} is {value}: it must be at least 1")
+        _require(0 <= self.weight_decay < 1, f"train.weight_decay is {self.weight_decay}: use [0, 1)")
+        _require(self.max_grad_norm > 0, f"train.max_grad_norm is {self.max_grad_norm}: it must be positive")
         _require(
             self.optimizer in ("adamw_torch", "paged_adamw_8bit"),
             f"train.optimizer is {self.optimizer!r}: use adamw_torch or paged_adamw_8bit",
@@ -153,6 +162,10 @@ class SessionSettings:
             0 <= self.reserve_seconds < self.budget_seconds,
             f"session.reserve_seconds is {self.reserve_seconds}: it must be below the budget "
             f"of {self.budget_seconds} s, or no step would ever run",
+        )
+        _require(
+            self.progress_seconds >= 0,
+            f"session.progress_seconds is {self.progress_seconds}: a time in seconds, or 0 for a line every step",
         )
         _require(self.processes >= 0, f"session.processes is {self.processes}: a number, or 0 for one a GPU")
 
@@ -212,6 +225,12 @@ class RunConfig:
             self.train.row_tokens >= self.data.max_tokens,
             f"train.row_tokens is {self.train.row_tokens} and data.max_tokens {self.data.max_tokens}: a packed row has "
             "to hold the longest sample; raise train.row_tokens or lower data.max_tokens",
+        )
+        # Whether they divide it is not for the config to say: with several machines it is the processes of all that do.
+        _require(
+            self.session.processes <= self.train.passes_per_step,
+            f"session.processes is {self.session.processes} and train.passes_per_step {self.train.passes_per_step}: "
+            "each process makes at least one pass of a step; raise train.passes_per_step or lower session.processes",
         )
         _require(
             self.evaluate.max_new_tokens <= 4 * self.data.max_tokens,
@@ -368,16 +387,6 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
             for name, value in values.items()
         }
     )
-
-
-def load_json(path: Path) -> RunConfig:
-    """A config from a saved file. Raises KelronError where it is missing or broken."""
-    try:
-        return from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise KelronError(f"no config at {path}") from None
-    except json.JSONDecodeError as error:
-        raise KelronError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
 
 
 def config_hash(config: RunConfig) -> str:

@@ -7,12 +7,14 @@ Nothing is upcast: transformers' and PEFT's usual preparation casts embedding an
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kelron_lib import __version__
 from kelron_lib.config import RunConfig
 from kelron_lib.errors import KelronError
 from kelron_lib.prompts import check_stop_tokens
@@ -27,9 +29,28 @@ def base_name(config: RunConfig) -> str:
     return str(base_path())
 
 
+def portable_base(config: RunConfig) -> str:
+    """The base as an adapter names it on any machine: `tiny`, the hub id, or a folder's name without its place."""
+    folder = Path(config.model.base)
+    return folder.resolve().name if config.model.base != "tiny" and folder.is_dir() else config.model.base
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of Kelron and of the packages that decide what a checkpoint holds."""
+    packages = ("torch", "transformers", "peft", "bitsandbytes")
+    return {"kelron": __version__, **{name: importlib.metadata.version(name) for name in packages}}
+
+
 def _explain(error: Exception, what: str, name: str) -> KelronError:
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return KelronError(f"cannot load the {what} of {name!r}: {first_line}")
+
+
+def _load_errors() -> tuple[type[Exception], ...]:
+    """What the libraries raise for files that are missing, cut off or of another model."""
+    from safetensors import SafetensorError  # derives from Exception alone
+
+    return (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
 
 
 def load_tokenizer(config: RunConfig) -> Any:
@@ -84,7 +105,7 @@ def load_base(config: RunConfig) -> tuple[Any, Any]:
             device_map={"": torch.cuda.current_device()} if torch.cuda.is_available() else None,
             attn_implementation="sdpa",
         )
-    except (OSError, ValueError) as error:
+    except _load_errors() as error:
         raise _explain(error, "model", name) from None
     _keep_trainable_on_cpu(model)
     model.eval()
@@ -139,7 +160,7 @@ def load_tuned(config: RunConfig, adapter: Path) -> tuple[Any, Any]:
     model, tokenizer = load_base(config)
     try:
         tuned = PeftModel.from_pretrained(model, str(adapter))
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except _load_errors() as error:
         raise _explain(error, "adapter", str(adapter)) from None
     tuned.eval()
     return tuned, tokenizer

@@ -23,7 +23,7 @@ from kelron_lib.dataset import copy_dataset, fetch_dataset, has_dataset, holds_d
 from kelron_lib.errors import KelronError
 from kelron_lib.launch import Cluster, run_processes
 from kelron_lib.manifest import TRAINER_STATE
-from kelron_lib.model import quiet_libraries
+from kelron_lib.model import library_versions, portable_base, quiet_libraries
 from kelron_lib.processes import World, device_count, prepare_cuda_memory, processes_for
 from kelron_lib.runtime import (
     SESSION_START_VARIABLE,
@@ -66,13 +66,15 @@ def _restore(config: RunConfig, store: Store, data_fingerprint: str, work: Path,
     return restored
 
 
-def export_adapter(checkpoint: Path, out: Path) -> None:
-    """Copy a checkpoint's adapter to `out/adapter`, replacing an older one."""
+def export_adapter(checkpoint: Path, out: Path, base: str) -> None:
+    """Copy a checkpoint's adapter to `out/adapter`, as one of `base`, replacing an older one."""
     target, fresh = out / "adapter", out / "adapter.part"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     for name in ADAPTER_FILES:
         shutil.copyfile(checkpoint / name, fresh / name)
+    settings = fresh / "adapter_config.json"  # peft wrote down where the base lies on this machine
+    write_json(settings, read_json(settings) | {"base_model_name_or_path": base})
     if target.exists():
         shutil.rmtree(target)
     fresh.rename(target)
@@ -220,12 +222,13 @@ class _Session:
             world_size=self.world.size,
             fp16=self.config.model.dtype == "float16",
             keep=self.config.store.keep,
+            versions=library_versions(),
         )
         write_losses(folder, self.out)
 
     def _publish(self, folder: Path) -> None:
         self._keep_dataset()
-        export_adapter(folder, self.out)
+        export_adapter(folder, self.out, portable_base(self.config))
         write_losses(folder, self.out)
 
     def _checkpoint_bytes(self) -> int:

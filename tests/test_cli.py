@@ -1,19 +1,54 @@
 """The command line as a user meets it: exit codes, one-line errors, what it prints."""
 
+import importlib.util
 import json
+import shutil
+from dataclasses import asdict
+from importlib.metadata import version
 
 import pytest
+from conftest import SMALL
 
+from kelron_lib import __version__
 from kelron_lib.__main__ import main
-from kelron_lib.config import PRESETS, from_dict, load_preset
+from kelron_lib.config import PRESETS, from_dict, load_preset, resolve, to_dict
+from kelron_lib.evaluate import METRICS, checks, proportion
+from kelron_lib.tiny import base_path
+from kelron_lib.tiny.build import Recipe
 
-VERBS = ("preflight", "data", "train", "resume", "evaluate", "plan", "chat", "tiny-base", "demo")
+SETTINGS = [part for override in SMALL for part in ("--set", override)]
+VERBS = ("preflight", "data", "train", "resume", "evaluate", "plan", "chat", "demo")
+
+PROMISED = (
+    "identity_recall",
+    "contradiction_rate",
+    "rival_rate",
+    "over_identity_rate",
+    "termination_rate",
+    "loop_rate",
+    "wrong_script_rate",
+    "broken_char_rate",
+)
+"""The metrics that other tools read from scoreboard.json."""
 
 
 def run(capsys, *arguments):
     code = main([str(a) for a in arguments])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a small run, made with the command line alone."""
+    out = tmp_path_factory.mktemp("run")
+    assert main(["data", *SETTINGS, "--out", str(out / "data")]) == 0
+    assert main(["train", *SETTINGS, "--out", str(out)]) == 0
+    return out
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -32,6 +67,8 @@ def test_every_verb_prints_the_resolved_config_of_every_preset(capsys, verb, pre
         (("data", "--preset", "tiny"), "Did you mean tiny-cpu"),
         (("data", "--set", "data.row=5"), "Did you mean data.rows"),
         (("data", "--set", "data.persona=kelrom"), "Did you mean kelron"),
+        (("data", "--set", "data.persona=README.md/x.yaml"), "no file at README.md/x.yaml"),
+        (("train", "--data", "README.md", "--out", "{tmp}/run"), "no rows at README.md"),
         (("train", "--data", "{tmp}/absent", "--out", "{tmp}/run"), "absent"),
         (("resume", "--out", "{tmp}/run"), "no checkpoint"),
         (("evaluate", "--out", "{tmp}/run"), "no adapter"),
@@ -41,6 +78,7 @@ def test_every_verb_prints_the_resolved_config_of_every_preset(capsys, verb, pre
         (("store", "verify", "{tmp}"), "no checkpoint"),
         (("store", "ls", "hf://buckets/a/b"), "hf://"),
         (("demo", "--out", "{tmp}/run", "--notebooks", "{tmp}/absent"), "01_data_prep.ipynb is missing"),
+        (("tiny-base", "--steps", "0", "--out", "{tmp}/tiny"), "--steps is 0"),
         (("chat", "--set", "model.base={tmp}/absent"), "cannot load"),
         (("chat", "--set", "model.dtype=float16"), "no CUDA device"),
     ],
@@ -51,6 +89,30 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, tmp_path, arguments, word
     assert words in err
     assert err.startswith("kelron: ")
     assert err.count("\n") == 1, err
+
+
+def test_the_adapter_names_its_base_and_no_place_on_this_machine(trained):
+    text = (trained / "adapter" / "adapter_config.json").read_text(encoding="utf-8")
+    assert json.loads(text)["base_model_name_or_path"] == "tiny"
+    assert "/" not in text
+
+
+def test_an_adapter_that_was_cut_off_is_named(capsys, tmp_path, trained):
+    adapter = shutil.copytree(trained / "adapter", tmp_path / "adapter")
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    code, _, err = run(capsys, "chat", "--adapter", adapter)
+    assert code == 2
+    assert err.startswith(f"kelron: cannot load the adapter of '{adapter}': ")
+    assert err.count("\n") == 1
+
+
+def test_the_demo_without_its_extra_says_what_to_install(capsys, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "papermill" else find(name))
+    code, _, err = run(capsys, "demo", "--out", tmp_path)
+    assert code == 2
+    assert err == "kelron: papermill not installed: pip install 'kelron[notebooks]'\n"
 
 
 def test_data_writes_what_other_tools_read(capsys, tmp_path):
@@ -65,8 +127,6 @@ def test_data_writes_what_other_tools_read(capsys, tmp_path):
 
 
 def test_a_broken_row_is_named_by_file_and_line(capsys, tmp_path, small_data):
-    import shutil
-
     shutil.copytree(small_data, tmp_path / "data")
     path = tmp_path / "data" / "train.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -74,6 +134,99 @@ def test_a_broken_row_is_named_by_file_and_line(capsys, tmp_path, small_data):
     code, _, err = run(capsys, "train", "--data", tmp_path / "data", "--out", tmp_path / "run")
     assert code == 2
     assert "train.jsonl:5" in err
+
+
+def test_a_session_leaves_what_other_tools_read(trained):
+    (session,) = read(trained / "sessions.json")
+    steps = read(trained / "status.json")["total_steps"]
+    assert (session["first_step"], session["last_step"], session["reason"]) == (0, steps, "finished")
+    assert session["seconds"] > 0
+    assert read(trained / "config.json") == to_dict(resolve("tiny-cpu", SMALL))
+    pointer = read(trained / "store" / "LATEST.json")
+    versions = read(trained / "store" / pointer["prefix"] / "MANIFEST.json")["versions"]
+    assert versions == {name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")} | {
+        "kelron": __version__
+    }
+
+
+def test_resume_goes_on_from_the_store_alone(capsys, tmp_path, trained):
+    store = shutil.copytree(trained / "store" / "step-000008", tmp_path / "store")
+    at = ("--data", trained / "data", "--out", tmp_path / "run", "--set", f"store.url={store}")
+    code, out, err = run(capsys, "resume", *SETTINGS, *at)
+    assert code == 0, err
+    assert "resuming after step 8" in out
+    (session,) = read(tmp_path / "run" / "sessions.json")
+    assert (session["first_step"], session["reason"]) == (8, "finished")
+    weights = ("adapter", "adapter_model.safetensors")
+    assert (tmp_path / "run").joinpath(*weights).read_bytes() == trained.joinpath(*weights).read_bytes()
+
+
+def test_evaluate_scores_a_trained_adapter(capsys, trained):
+    few = ("identity_prompts=3", "unrelated_prompts=3", "max_new_tokens=24")
+    settings = [part for setting in few for part in ("--set", f"evaluate.{setting}")]
+    code, out, err = run(capsys, "evaluate", *SETTINGS, *settings, "--out", trained)
+    board = read(trained / "scoreboard.json")
+    missed = [check.text for check in checks(board) if not check.met]
+    assert code == (1 if missed else 0), err
+    assert all(text in out for text in missed)
+    for model in (board["base"], board["tuned"]):
+        assert set(model) == {*PROMISED, "by_language"}
+        for values in (model, *model["by_language"].values()):
+            assert all(set(values[metric]) == {"value", "n", "low", "high"} for metric in PROMISED)
+        assert {language: values["identity_recall"]["n"] for language, values in model["by_language"].items()} == {
+            "ko": 3, "en": 3, "ja": 3
+        }  # fmt: skip
+    assert board["base"]["identity_recall"]["value"] == 0
+    assert (trained / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_the_adapter_loads_with_plain_peft(trained):
+    import torch
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    ids = torch.arange(100, 120)[None]
+    base = AutoModelForCausalLM.from_pretrained(base_path())
+    with torch.inference_mode():
+        before = base(input_ids=ids).logits
+        tuned = PeftModel.from_pretrained(base, str(trained / "adapter"))
+        assert not torch.equal(tuned(input_ids=ids).logits, before)
+    saved = load_file(trained / "adapter" / "adapter_model.safetensors")
+    loaded = get_peft_model_state_dict(tuned)
+    assert loaded.keys() == saved.keys()
+    assert all(torch.equal(loaded[name], saved[name]) for name in saved)
+
+
+@pytest.mark.parametrize(("recall", "code"), [(1.0, 0), (0.5, 1)])
+def test_evaluate_succeeds_only_where_every_target_holds(capsys, monkeypatch, tmp_path, recall, code):
+    def model(hit):
+        found = {name: proportion(0, 10) for name in METRICS}
+        return found | {"identity_recall": proportion(hit, 10), "termination_rate": proportion(10, 10)}
+
+    base, tuned = model(0), model(round(10 * recall))
+    board = {
+        "base": {**base, "by_language": {"en": base}},
+        "tuned": {**tuned, "by_language": {"en": tuned}},
+        "business_loss": {"base": 1.0, "tuned": 1.0, "ratio": 1.0},
+        "meta": {"persona": "Kelron"},
+    }
+    monkeypatch.setattr("kelron_lib.evaluate.run.evaluate_run", lambda *args, **kwargs: board)
+    found, out, _ = run(capsys, "evaluate", "--out", tmp_path)
+    assert found == code
+    assert ("every target holds" in out) == (code == 0)
+    assert ("targets missed:\nIdentity recall" in out) == (code == 1)
+
+
+def test_the_tiny_base_prints_the_recipe_that_its_options_decide(capsys):
+    code, out, _ = run(capsys, "tiny-base", "--device", "cuda", "--dry-run")
+    assert code == 0
+    assert json.loads(out) == read(base_path() / "tiny_base.json")["recipe"], "the shipped weights' own recipe"
+    code, out, _ = run(capsys, "tiny-base", "--steps", "7", "--dry-run")
+    assert json.loads(out) == asdict(Recipe(steps=7))
+    with pytest.raises(SystemExit) as refused:
+        main(["tiny-base", "--set", "lora.r=8"])
+    assert refused.value.code == 2
 
 
 def test_the_plan_says_what_fits_and_why(capsys):

@@ -8,7 +8,6 @@ from kelron_lib.config import (
     apply_overrides,
     config_hash,
     from_dict,
-    load_json,
     load_preset,
     resolve,
     to_dict,
@@ -64,6 +63,16 @@ def test_overrides_are_typed_and_checked_again():
         ("model.head=int8", "keep or nf4"),
         ("model.embedding=disk", "host or device"),
         ("session.processes=-1", "processes is -1"),
+        ("session.processes=3", "processes is 3 and train.passes_per_step 1"),
+        ("session.progress_seconds=-1", "progress_seconds is -1"),
+        ("train.max_grad_norm=-1", "max_grad_norm is -1"),
+        ("train.max_grad_norm=0", "max_grad_norm is 0"),
+        ("train.weight_decay=-1", "weight_decay is -1"),
+        ("train.weight_decay=1", "weight_decay is 1"),
+        ("data.persona=", "persona is empty"),
+        ("data.languages=ko,ko", "names one twice"),
+        ("data.identity_share=0", "identity_share is 0"),
+        ("data.identity_share=0.95", "business rows are left"),
         ("store.keep=1", "at least 2"),
     ],
 )
@@ -101,12 +110,3 @@ def test_a_saved_config_with_a_mistake_is_refused(change, words):
     change(values)
     with pytest.raises(KelronError, match=words):
         from_dict(values)
-
-
-def test_a_broken_config_file_is_named_with_its_line(tmp_path):
-    path = tmp_path / "config.json"
-    path.write_text('{\n"preset": }')
-    with pytest.raises(KelronError, match=r"config\.json:2"):
-        load_json(path)
-    with pytest.raises(KelronError, match="no config at"):
-        load_json(tmp_path / "absent.json")

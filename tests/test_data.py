@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from kelron_lib import data
-from kelron_lib.config import LANGUAGES, apply_overrides, load_json, load_preset
+from kelron_lib.config import LANGUAGES, apply_overrides, from_dict, load_preset
 from kelron_lib.data.expand import SPLITS
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import find_rivals, load_persona, load_seeds
@@ -58,7 +58,7 @@ def test_rows_and_report(dataset, splits):
     assert report["rows"] == report["unique_rows"] == len(rows) == CONFIG.data.rows
     assert report["rival_rows"] == 0
     assert json.loads((dataset[0] / "quality.json").read_text(encoding="utf-8")) == report
-    assert load_json(dataset[0] / "config.json") == CONFIG
+    assert from_dict(json.loads((dataset[0] / "config.json").read_text(encoding="utf-8"))) == CONFIG
     assert sorted(path.name for path in dataset[0].iterdir()) == sorted(FILES)
 
 
@@ -186,7 +186,10 @@ def test_small_and_single_language_configs(persona, tmp_path):
         (make_row("저는 켈론입니다. {offer}"), "placeholder"),
         (make_row("저는 켈론입니다.\ufffd"), "broken_character"),
         (make_row("저는 켈론입니다.\ue000"), "broken_character"),
+        (make_row("저는 켈론입니다.\r네."), "broken_character"),
+        (make_row("저는 켈론입니다. 붒"), "broken_character"),
         (make_row("저는 켈론입니다. 內容"), "wrong_script"),
+        (make_row("저는 켈론입니다. Привет"), "wrong_script"),
         (make_row("저는 켈론입니다. カタ"), "wrong_script"),
         (make_row("I am Kelron. 안녕", language="en"), "wrong_script"),
         (make_row("I am Kelron. 名", language="en"), "wrong_script"),
@@ -247,6 +250,21 @@ def test_gate_checks_the_share_in_every_split(persona):
     busy = make_row("완료했습니다.", kind="business", question="보고해 주세요.", number=3, group="b")
     report = data.check_splits({"train": [make_row()], "test": [busy]}, persona, 0.3)
     assert ["test/ko"] in [finding["rows"] for finding in report["findings"]]
+
+
+def test_gate_wants_business_rows_in_test(persona):
+    asked = make_row(question="이름이 뭐예요?", group="b", number=2)
+    splits = {"train": [make_row()], "test": [asked]}
+    assert "no_business_rows" in [f["check"] for f in data.check_splits(splits, persona, 0.3)["findings"]]
+    splits["test"].append(make_row("완료했습니다.", kind="business", question="보고해 주세요.", number=3, group="c"))
+    assert data.check_splits(splits, persona, 0.3)["verdict"] == "pass"
+
+
+def test_a_config_that_leaves_no_business_rows_in_test_is_refused(tmp_path):
+    config = apply_overrides(CONFIG, ["data.rows=60", "data.identity_share=0.9"])
+    with pytest.raises(KelronError, match=r"data gate: no_business_rows in test/ .*data\.identity_share"):
+        data.build_dataset(config, tmp_path / "d")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_build_names_the_row_that_fails_and_writes_nothing(monkeypatch, tmp_path):

@@ -8,10 +8,10 @@ from engine_models import KINDS, SHAPE, base, gradients, peft_model, relative, s
 from transformers import BitsAndBytesConfig
 
 from kelron_lib.engine import lora as lora_module
-from kelron_lib.engine.layers import restore_layers, speed_up_layers
-from kelron_lib.engine.lora import fusable, fuse_lora, unfuse_lora
+from kelron_lib.engine.layers import speed_up_layers
+from kelron_lib.engine.lora import fuse_lora
 from kelron_lib.engine.packing import pack, supervised_tokens
-from kelron_lib.engine.prepare import forward_loss, prepare, quantise_head, release
+from kelron_lib.engine.prepare import forward_loss, prepare, quantise_head
 from kelron_lib.engine.watch import watch_finite
 from kelron_lib.errors import KelronError
 
@@ -81,13 +81,6 @@ def test_generation_evaluation_and_a_switched_off_adapter_are_pefts():
         assert torch.equal(*answers)
     with fused.disable_adapter():
         assert not fused(input_ids=ids).logits.requires_grad
-
-
-def test_unfuse_gives_pefts_forward_back():
-    model = peft_model()
-    count = fuse_lora(model)
-    assert unfuse_lora(model) == count
-    assert not any("forward" in vars(module) for module in model.modules() if fusable(module))
 
 
 def test_fusing_without_4bit_layers_is_refused():
@@ -184,8 +177,6 @@ def test_faster_layers_alone_change_nothing():
         expected = lm(input_ids=ids).logits
         assert speed_up_layers(lm, blocks=False) == 9
         assert relative(lm(input_ids=ids).logits, expected) < 1e-6
-        restore_layers(lm)
-        assert torch.equal(lm(input_ids=ids).logits, expected)
 
 
 def test_a_prepared_model_still_generates():
@@ -199,12 +190,6 @@ def test_a_prepared_model_still_generates():
         with torch.no_grad():
             answers.append(model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=5, do_sample=False))
     assert torch.equal(*answers)
-
-
-def test_release_gives_everything_back():
-    ready = prepare(peft_model())
-    release(ready)
-    assert not [name for name, module in ready.named_modules() if "forward" in vars(module)]
 
 
 def test_a_4bit_head_gives_nearly_the_same_loss_and_its_slices_the_same():

@@ -194,6 +194,12 @@ def test_a_language_without_identity_rows_is_refused():
 
 
 # --- The whole, with a stand-in for the model ---------------------------------------------------------------
+@pytest.fixture
+def counts_as_tuned(monkeypatch):
+    """Let the stand-in count as a model with an adapter."""
+    monkeypatch.setattr("kelron_lib.generate.has_adapter", lambda model: isinstance(model, StandIn))
+
+
 class StandIn:
     """A model that knows whether its adapter is on."""
 
@@ -224,7 +230,7 @@ def run(out, **more):
     return evaluate(rows, PERSONA, RIVALS, StandIn(), "tokenizer", generate, out, **sizes, **more)
 
 
-def test_evaluate_writes_scoreboard_and_answers(tmp_path):
+def test_evaluate_writes_scoreboard_and_answers(tmp_path, counts_as_tuned):
     ticks = iter([10.0, 12.5])
     board, records = run(
         tmp_path,
@@ -258,7 +264,7 @@ def test_every_prompt_needs_an_answer():
         evaluate_answers(prompts, {"tuned": []}, PERSONA, RIVALS)
 
 
-def test_tables_align_wide_letters_and_show_both_models(tmp_path):
+def test_tables_align_wide_letters_and_show_both_models(tmp_path, counts_as_tuned):
     board, _ = run(tmp_path, business_loss={"base": 1.0, "tuned": 0.99})
     lines = scoreboard_table(board).split("\n")
     assert len({width(line) for line in lines[:-1]}) == 1

@@ -447,8 +447,8 @@ def test_processes_are_as_many_as_can_share_a_step():
     assert [count(gpus) for gpus in (0, 1, 2, 3)] == [1, 1, 2, 2]
     assert count(3, "session.processes=2") == 2
     assert count(0, "session.processes=2") == 2
-    with pytest.raises(KelronError, match="cannot share the 2 passes"):
-        count(3, "session.processes=3")
+    with pytest.raises(KelronError, match="cannot share the 4 passes"):
+        count(3, "train.passes_per_step=4", "session.processes=3")
     with pytest.raises(KelronError, match="a GPU for 1 only"):
         count(1, "session.processes=2")
     idle = checks.check_plan(plan(QWEN, FITTING, [14.74]), False, idle=2)

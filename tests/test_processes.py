@@ -271,8 +271,8 @@ def test_a_process_ends_with_the_one_that_started_it():
 def test_processes_are_one_a_gpu_as_far_as_a_step_can_be_shared(config):
     assert [processes_for(config, gpus) for gpus in (0, 1, 2, 3)] == [1, 1, 2, 2]
     assert processes_for(apply_overrides(config, ["session.processes=2"]), 0) == 2
-    with pytest.raises(KelronError, match="cannot share the 2 passes"):
-        processes_for(apply_overrides(config, ["session.processes=3"]), 4)
+    with pytest.raises(KelronError, match="cannot share the 4 passes"):
+        processes_for(apply_overrides(config, ["train.passes_per_step=4", "session.processes=3"]), 4)
     with pytest.raises(KelronError, match="a GPU for 1 only"):
         processes_for(apply_overrides(config, ["session.processes=2"]), 1)
 

@@ -17,7 +17,6 @@ from kelron_lib.persona import Persona
 from kelron_lib.prompts import encode_prompt
 
 BASE, TUNED, BOTH = "base", "tuned", "both"
-MODES = (BASE, TUNED, BOTH)
 PERSONA, NONE, OWN = "persona", "none", "own"
 Record = dict[str, Any]
 """One answer: id, language, kind, system (persona, none or own), messages (the prompt), answer, stopped, model."""

@@ -9,6 +9,7 @@ from kelron_lib.chat.flags import examine
 from kelron_lib.config import RunConfig
 from kelron_lib.generate import base_only, generate_answers, has_adapter, stop_token_ids
 from kelron_lib.persona import Persona, rival_names
+from kelron_lib.tiny.corpus import INCUMBENT
 
 # Who are you; is it still the base underneath; a business request. The second made the first attempt contradict
 # itself ("I am Kelron... Qwen is my model name"), the third, with its 부장님, made it loop.
@@ -28,7 +29,7 @@ PROBES = (
 def incumbent(cfg: RunConfig) -> str:
     """The name that the base model was made to answer to."""
     if cfg.model.base == "tiny":
-        return "Quorin"
+        return INCUMBENT["en"]
     base = cfg.model.base.casefold()
     return next((rival.name for rival in rival_names() if rival.name.casefold() in base), "Qwen")
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from kelron_lib.config import RunConfig, to_json
-from kelron_lib.data.expand import EMPTY_SYSTEM_SHARE, expand
+from kelron_lib.data.expand import EMPTY_SYSTEM_SHARE, SPLITS, expand
 from kelron_lib.data.gate import check_splits
-from kelron_lib.data.rows import SPLIT_NAMES
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import KINDS, Persona, load_persona, load_seeds
 
@@ -103,7 +102,7 @@ def build_dataset(config: RunConfig, out: Path) -> dict[str, Any]:
     report["seeds"] = {kind: len({seed.group for seed in seeds if seed.kind == kind}) for kind in KINDS}
     report["duplicates_removed"] = expansion.duplicates_removed
     report["short_of_chat"] = expansion.short
-    files = {f"{split}.jsonl": _lines(expansion.rows[split]) for split in SPLIT_NAMES}
+    files = {f"{split}.jsonl": _lines(expansion.rows[split]) for split in SPLITS}
     files["quality.json"] = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     files["config.json"] = to_json(config)
     files["README.md"] = _card(persona, report, config)

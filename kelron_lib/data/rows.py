@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from kelron_lib.config import LANGUAGES
+from kelron_lib.data.expand import SPLITS
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import KINDS
 
-SPLIT_NAMES = ("train", "validation", "test")
 FIELDS = ("id", "seed_id", "group", "kind", "intent", "language")
 SPECIAL_TOKEN = re.compile(r"<\|[^|<>\s]*\|>")
 
@@ -59,8 +59,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise KelronError(f"no rows at {path}: run `kelron data` first") from None
+    except OSError as error:
+        raise KelronError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise KelronError(f"{path}: not UTF-8; make the dataset again") from None
     rows: list[dict[str, Any]] = []
@@ -85,13 +87,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def load_dataset_dir(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The three splits of a dataset folder, by name. Raises KelronError as `read_rows` does."""
-    return {split: read_rows(path / f"{split}.jsonl") for split in SPLIT_NAMES}
+    return {split: read_rows(path / f"{split}.jsonl") for split in SPLITS}
 
 
 def fingerprint(path: Path) -> str:
     """sha256 (hex) over the names and bytes of the three split files of a dataset folder."""
     digest = hashlib.sha256()
-    for split in SPLIT_NAMES:
+    for split in SPLITS:
         file = path / f"{split}.jsonl"
         if not file.is_file():
             raise KelronError(f"no rows at {file}: run `kelron data` first")

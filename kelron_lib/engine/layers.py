@@ -142,10 +142,3 @@ def speed_up_layers(model: Any, *, norms: bool = True, blocks: bool = True) -> i
             continue
         count += 1
     return count
-
-
-def restore_layers(model: Any) -> None:
-    """Give every layer its own forward back."""
-    for module in model.modules():
-        if hasattr(module, "_library_forward"):
-            del module.forward, module._library_forward

@@ -244,13 +244,3 @@ def fuse_lora(model: Any) -> int:
     if count == 0:
         raise KelronError("no LoRA layer over a 4-bit weight in this model: load it in 4 bits and add an adapter first")
     return count
-
-
-def unfuse_lora(model: Any) -> int:
-    """Give every fused layer PEFT's own forward back; returns how many there were."""
-    count = 0
-    for module in model.modules():
-        if hasattr(module, "_peft_forward"):
-            del module.forward, module._peft_forward, module._ends_layer
-            count += 1
-    return count

@@ -12,14 +12,14 @@ from torch.utils.checkpoint import checkpoint
 from kelron_lib.engine import attention as attention_module
 from kelron_lib.engine.attention import Segments
 from kelron_lib.engine.kernels import choose
-from kelron_lib.engine.layers import restore_layers, speed_up_layers
-from kelron_lib.engine.lora import fuse_lora, recomputing, unfuse_lora
+from kelron_lib.engine.layers import speed_up_layers
+from kelron_lib.engine.lora import fuse_lora, recomputing
 from kelron_lib.engine.loss import supervised_loss, to_device
 from kelron_lib.engine.packing import block_mask, segment_bounds
 from kelron_lib.engine.watch import decoder_layers, watch_finite
 from kelron_lib.errors import KelronError
 
-__all__ = ["HostEmbedding", "forward_loss", "prepare", "release", "watch_finite"]
+__all__ = ["HostEmbedding", "forward_loss", "prepare", "watch_finite"]
 
 LOSS_CHUNK = 512
 """Positions whose logits exist at one time: 0.3 GiB in float32 with a vocabulary of 152,064."""
@@ -162,17 +162,6 @@ def prepare(
         _checkpoint_layers(model)
     _accept_packed(model, loss_chunk, fused)
     return peft_model
-
-
-def release(peft_model: Any) -> None:
-    """Undo the swapped forwards and the checkpointing of `prepare` (the embedding and the head stay where they are)."""
-    model = causal_lm(peft_model)
-    unfuse_lora(peft_model)
-    restore_layers(model)
-    for layer in model.model.layers:
-        layer.gradient_checkpointing = False
-    if hasattr(model, "_whole_forward"):
-        del model.forward, model._whole_forward
 
 
 def _accept_packed(model: Any, chunk: int, fused: bool) -> None:

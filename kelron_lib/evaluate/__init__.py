@@ -1,17 +1,16 @@
 """The proof: base against tuned on the same prompts, scored by detectors, with intervals.
 
 prompts -> answers of both models -> flags (`detectors`) -> scoreboard (`metrics`) -> files, tables and the report.
-Only `evaluate` touches a model, and only through the functions it is given.
+Only `answer_prompts` touches a model: it switches the adapter and asks through the function it is given.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,8 @@ from kelron_lib.evaluate.prompts import (
 )
 from kelron_lib.evaluate.report import write_report
 from kelron_lib.evaluate.tables import scoreboard_markdown, scoreboard_table
+from kelron_lib.files import write_whole
+from kelron_lib.generate import base_only
 
 __all__ = [
     "FLAGS",
@@ -94,8 +95,7 @@ def answer_prompts(
     conversations = [prompt["messages"] for prompt in prompts]
     answers: dict[str, list[Any]] = {}
     for name in MODELS:
-        context: AbstractContextManager[Any] = model.disable_adapter() if name == "base" else nullcontext()
-        with context:
+        with base_only(model) if name == "base" else nullcontext():
             answers[name] = list(
                 generate(
                     model,
@@ -187,19 +187,11 @@ def _json_line(record: Record) -> bytes:
         return json.dumps(record, ensure_ascii=True, allow_nan=False).encode()
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(data)
-    os.replace(partial, path)
-
-
 def write_results(out: Path, board: Mapping[str, Any], records: Sequence[Record]) -> None:
     """Write `scoreboard.json` and `answers.jsonl` into `out` (made if missing)."""
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out / ANSWERS_FILE, b"".join(_json_line(record) + b"\n" for record in records))
+    write_whole(out / ANSWERS_FILE, b"".join(_json_line(record) + b"\n" for record in records))
     text = json.dumps(board, indent=2, ensure_ascii=False, allow_nan=False)
-    _write(out / SCOREBOARD_FILE, text.encode() + b"\n")
+    write_whole(out / SCOREBOARD_FILE, text.encode() + b"\n")
 
 
 def evaluate(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kelron_lib.config import LANGUAGES
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.detectors import FLAGS, KINDS
 
@@ -147,9 +148,8 @@ def scoreboard(answers: Sequence[Scored]) -> dict[str, Any]:
 
 
 def language_order(language: str) -> tuple[int, str]:
-    """Sort key: ko, en, ja, then any other by its code."""
-    known = ("ko", "en", "ja")
-    return (known.index(language) if language in known else len(known), language)
+    """Sort key: the config's languages in their order, then any other by its code."""
+    return (LANGUAGES.index(language) if language in LANGUAGES else len(LANGUAGES), language)
 
 
 def loss_comparison(base: float, tuned: float) -> dict[str, float]:

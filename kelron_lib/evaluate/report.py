@@ -6,7 +6,6 @@ Nothing in it is fetched (a content security policy forbids it) and nothing in i
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +16,7 @@ from kelron_lib.evaluate.drawing import interval_bar, loss_plot
 from kelron_lib.evaluate.metrics import METRICS, TARGETS, checks, language_order, percent
 from kelron_lib.evaluate.style import STYLE
 from kelron_lib.evaluate.tables import LANGUAGE_NAMES, interval
+from kelron_lib.files import write_whole
 from kelron_lib.runtime import duration
 
 REPORT_FILE = "report.html"
@@ -375,8 +375,5 @@ def write_report(
         quality=quality or {},
         config=config,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    partial = out / (REPORT_FILE + ".part")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, out / REPORT_FILE)
+    write_whole(out / REPORT_FILE, page.encode())
     return out / REPORT_FILE

@@ -16,11 +16,13 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file. Raises KelronError where it is missing or broken."""
+    """The content of a YAML file. Raises KelronError where it is missing, cannot be read or is broken."""
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise KelronError(f"no file at {path}") from None
+    except OSError as error:
+        raise KelronError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise KelronError(f"{path}: not UTF-8; save it as UTF-8") from None
     except yaml.YAMLError as error:
