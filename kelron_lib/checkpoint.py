@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ from kelron_lib.verify import (
 __all__ = [
     "CheckpointInfo",
     "Manifest",
+    "Prepared",
     "Restored",
     "StoreReport",
     "compare",
@@ -67,8 +68,10 @@ __all__ = [
     "list_checkpoints",
     "list_lines",
     "newest_verified",
+    "prepare_checkpoint",
     "restore",
     "save_checkpoint",
+    "send_checkpoint",
     "verify",
     "verify_store",
 ]
@@ -76,8 +79,18 @@ __all__ = [
 _TRAINER_FOLDER = re.compile(r"checkpoint-([0-9]{1,12})")
 
 
-def save_checkpoint(
-    store: Store,
+@dataclass(frozen=True)
+class Prepared:
+    """A checkpoint read and sealed, ready to be sent."""
+
+    folder: Path
+    """Its files; nothing may change them until it has arrived."""
+    manifest: Manifest
+    """What it must be where it arrives; its place in the store is settled when it is sent."""
+    config_json: bytes
+
+
+def prepare_checkpoint(
     folder: Path,
     *,
     config: dict[str, Any],
@@ -85,24 +98,19 @@ def save_checkpoint(
     data_fingerprint: str,
     world_size: int,
     fp16: bool,
-    keep: int = 2,
     versions: dict[str, str] | None = None,
-) -> Manifest:
-    """Keep the trainer's checkpoint `folder` in the store, with `config` beside it, and return its manifest.
+) -> Prepared:
+    """Read the trainer's checkpoint `folder` and seal it, with `config` beside it.
 
-    Uploads, reads everything back, moves LATEST.json, then deletes what is older than the newest `keep` verified
-    checkpoints. What the store already holds is not sent again. With several processes, call it in one of them
-    after all have written. Raises KelronError where the folder is incomplete, the store is full or out of reach,
-    or what arrived differs; LATEST.json then still names the checkpoint before.
+    A file that changes afterwards no longer fits its seal: such a checkpoint is refused when it is sent. With several
+    processes, call it in one of them after all have written. Raises KelronError where the folder is incomplete.
     """
-    if keep < 1:
-        raise KelronError(f"{keep} checkpoints cannot be kept: keep at least 1")
     config_json = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
-    step, files = _read_folder(Path(folder), required_files(world_size, fp16))
+    step, files = _read_folder(folder, required_files(world_size, fp16))
     files[CONFIG] = FileRecord(len(config_json), hashlib.sha256(config_json).hexdigest())
     manifest = Manifest(
         step=step,
-        prefix=_free_prefix(store, step),
+        prefix=step_folder(step),
         files=files,
         config=json.loads(config_json),
         config_hash=config_hash,
@@ -112,11 +120,33 @@ def save_checkpoint(
         versions=versions or {},
         created=now(),
     )
-    stored = _already_stored(store, manifest) or _upload(store, Path(folder), manifest, config_json)
+    return Prepared(folder, manifest, config_json)
+
+
+def send_checkpoint(
+    store: Store, prepared: Prepared, *, keep: int = 2, confirm: Callable[[], None] = lambda: None
+) -> Manifest:
+    """Keep a prepared checkpoint in the store and return its manifest as it stands there.
+
+    Uploads, reads everything back, moves LATEST.json, then deletes what is older than the newest `keep` verified
+    checkpoints. What the store already holds is not sent again, so it may be called again after a failure. `confirm`
+    is called before the pointer moves and raises where this session may not move it. Raises KelronError where the
+    store is full or out of reach, or what arrived differs; LATEST.json then still names the checkpoint before.
+    """
+    if keep < 1:
+        raise KelronError(f"{keep} checkpoints cannot be kept: keep at least 1")
+    manifest = replace(prepared.manifest, prefix=_free_prefix(store, prepared.manifest.step))
+    stored = _already_stored(store, manifest) or _upload(store, prepared.folder, manifest, prepared.config_json)
+    confirm()
     if readable_pointer(store) != Pointer.to(stored):
         store.write_bytes(LATEST, Pointer.to(stored).encode())
     _delete_older(store, stored, keep)
     return stored
+
+
+def save_checkpoint(store: Store, folder: Path, *, keep: int = 2, **about: Any) -> Manifest:
+    """Prepare (`about` goes to prepare_checkpoint) and send at once. Returns and raises as those two do."""
+    return send_checkpoint(store, prepare_checkpoint(Path(folder), **about), keep=keep)
 
 
 def _read_folder(folder: Path, required: tuple[str, ...]) -> tuple[int, dict[str, FileRecord]]:
