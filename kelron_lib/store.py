@@ -1,7 +1,7 @@
 """Where checkpoints outlive the session: one small interface, and the folder behind it.
 
 A store holds files under relative paths such as `step-000120/optimizer.pt`. It knows nothing of checkpoints:
-what makes a set of files one is in `checkpoint.py`, which asks for nothing but this interface.
+what makes a set of files one is in `manifest.py`, which asks for nothing but this interface.
 """
 
 from __future__ import annotations

@@ -16,15 +16,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kelron_lib.checkpoint import Restored, compare, holds_checkpoint, newest_verified, restore, save_checkpoint
+from kelron_lib.checkpoint import save_checkpoint
 from kelron_lib.config import RunConfig, config_hash, from_dict, to_dict
 from kelron_lib.data import fingerprint
 from kelron_lib.dataset import copy_dataset, fetch_dataset, has_dataset, holds_dataset, save_dataset
 from kelron_lib.errors import KelronError
 from kelron_lib.launch import Cluster, run_processes
-from kelron_lib.manifest import TRAINER_STATE
+from kelron_lib.manifest import TRAINER_STATE, compare
 from kelron_lib.model import library_versions, portable_base, quiet_libraries
 from kelron_lib.processes import World, device_count, prepare_cuda_memory, processes_for
+from kelron_lib.restore import Restored, holds_checkpoint, restore
 from kelron_lib.runtime import (
     SESSION_START_VARIABLE,
     SessionClock,
@@ -37,6 +38,7 @@ from kelron_lib.runtime import (
 from kelron_lib.schedule import check_processes
 from kelron_lib.session import STATUS_FILE, Status, make_status, read_status, record_session, write_losses, write_status
 from kelron_lib.store import Store, open_store
+from kelron_lib.verify import newest_verified
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 JOB_FILE = "job.json"

@@ -13,19 +13,12 @@ from dataclasses import replace
 import pytest
 
 from kelron_lib import store as store_module
-from kelron_lib.checkpoint import (
-    compare,
-    latest,
-    list_checkpoints,
-    list_lines,
-    restore,
-    save_checkpoint,
-    verify,
-    verify_store,
-)
+from kelron_lib.checkpoint import save_checkpoint
 from kelron_lib.errors import KelronError
-from kelron_lib.manifest import LATEST, MANIFEST, Manifest, Pointer, required_files, step_folder, step_of
+from kelron_lib.manifest import LATEST, MANIFEST, Manifest, Pointer, compare, required_files, step_folder, step_of
+from kelron_lib.restore import restore
 from kelron_lib.store import DamagedFile, FolderStore, open_store
+from kelron_lib.verify import latest, list_checkpoints, list_lines, verify, verify_store
 
 RUN = {
     "config": {"preset": "tiny-cpu", "train": {"seed": 1}, "store": {"url": "a"}},

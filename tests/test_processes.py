@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 import kelron_lib.train as module
-from kelron_lib.checkpoint import latest
 from kelron_lib.config import apply_overrides
 from kelron_lib.errors import KelronError, ProcessFailed
 from kelron_lib.launch import Cluster, run_processes
 from kelron_lib.processes import World, processes_for
 from kelron_lib.store import open_store
 from kelron_lib.train import train
+from kelron_lib.verify import latest
 
 STEPS = 6
 ROWS = {"train": 20, "validation": 6}

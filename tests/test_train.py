@@ -10,7 +10,6 @@ import sys
 
 import pytest
 
-from kelron_lib.checkpoint import latest, verify_store
 from kelron_lib.config import apply_overrides, to_dict
 from kelron_lib.data import fingerprint
 from kelron_lib.errors import KelronError
@@ -18,6 +17,7 @@ from kelron_lib.runtime import SessionClock, exclusive
 from kelron_lib.session import make_status, read_status, write_status
 from kelron_lib.store import open_store
 from kelron_lib.train import train
+from kelron_lib.verify import latest, verify_store
 
 STEPS = 12
 
