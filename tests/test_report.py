@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from kelron_lib.errors import KelronError
-from kelron_lib.evaluate import evaluate_answers, loss_comparison, write_report
+from kelron_lib.evaluate import checks, evaluate_answers, loss_comparison, write_report
 from kelron_lib.evaluate.drawing import loss_plot, ticks
 from kelron_lib.evaluate.report import choose_examples, headline, worst_answers
 from kelron_lib.persona import load_persona, rival_names
@@ -123,8 +123,9 @@ def test_flagged_text_is_highlighted_and_faults_come_first(tmp_path):
     assert '<mark title="contradicts itself">Qwen</mark>' in text
     assert "부장매다.</mark>" in text
     assert "(no text)" in text
-    assert "One of six targets is missed" not in text
-    assert board["tuned"]["contradiction_rate"]["value"] > 0
+    missed = [check.text.partition(":")[0] for check in checks(board) if not check.met]
+    assert missed == ["Identity recall", "Contradiction", "Over-identity", "Termination"]
+    assert "<h2>Four of six targets are missed</h2>" in text
 
 
 def test_examples_are_of_every_language_and_of_different_seeds():

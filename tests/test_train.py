@@ -97,6 +97,7 @@ def test_training_lowers_both_losses_and_keeps_two_checkpoints(uninterrupted):
     trained = [entry["loss"] for entry in losses(uninterrupted) if "loss" in entry]
     validation = [entry["eval_loss"] for entry in losses(uninterrupted) if "eval_loss" in entry]
     assert len(trained) == STEPS
+    assert sum(trained[-3:]) < 0.9 * sum(trained[:3])
     assert validation[-1] < validation[0]
     store = open_store(uninterrupted / "store")
     assert verify_store(store).ok
