@@ -27,6 +27,8 @@ def _require(ok: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class ModelSettings:
+    """The base model: which one, and how it lies in memory."""
+
     base: str = "tiny"
     """Base model: `tiny` (shipped with Kelron), a hub id, or a folder in transformers' format."""
     dtype: str = "float32"
@@ -52,6 +54,8 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class LoraSettings:
+    """The adapter on every linear layer (LoRA, arXiv 2106.09685)."""
+
     r: int = 32
     """Rank of the update on every linear layer."""
     alpha: int = 32
@@ -67,6 +71,8 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
+    """The dataset: whose identity, in which languages, how many rows."""
+
     persona: str = "kelron"
     """Packaged persona or path of a persona file."""
     languages: tuple[str, ...] = LANGUAGES
@@ -83,10 +89,7 @@ class DataSettings:
     def __post_init__(self) -> None:
         _require(bool(self.persona.strip()), "data.persona is empty: name a packaged persona or a persona file")
         for language in self.languages:
-            _require(
-                language in LANGUAGES,
-                f"data.languages has {language!r}: choose from {', '.join(LANGUAGES)}",
-            )
+            _require(language in LANGUAGES, f"data.languages has {language!r}: choose from {', '.join(LANGUAGES)}")
         _require(len(self.languages) > 0, f"data.languages is empty: name at least one of {', '.join(LANGUAGES)}")
         _require(
             len(set(self.languages)) == len(self.languages),
@@ -102,6 +105,8 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
+    """The optimisation: how long, how fast, and how samples are packed into passes and steps."""
+
     epochs: float = 2.5
     """Times that every training row is seen; a fraction ends the last round early."""
     learning_rate: float = 3e-3
@@ -147,6 +152,8 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class SessionSettings:
+    """One session of a run: how long it may last, and in how many processes."""
+
     budget_seconds: float = 12 * 3600.0
     """Wall-clock length of a session, counted from its start (on Kaggle 11 h of the 12)."""
     reserve_seconds: float = 5.0
@@ -163,15 +170,14 @@ class SessionSettings:
             f"session.reserve_seconds is {self.reserve_seconds}: it must be below the budget "
             f"of {self.budget_seconds} s, or no step would ever run",
         )
-        _require(
-            self.progress_seconds >= 0,
-            f"session.progress_seconds is {self.progress_seconds}: a time in seconds, or 0 for a line every step",
-        )
+        _require(self.progress_seconds >= 0, f"session.progress_seconds is {self.progress_seconds}: use 0 or more")
         _require(self.processes >= 0, f"session.processes is {self.processes}: a number, or 0 for one a GPU")
 
 
 @dataclass(frozen=True)
 class StoreSettings:
+    """Where checkpoints survive, and how many."""
+
     url: str = ""
     """Where checkpoints survive; empty: the folder `store` beside the run's other results."""
     keep: int = 2
@@ -183,6 +189,8 @@ class StoreSettings:
 
 @dataclass(frozen=True)
 class EvaluateSettings:
+    """The scoreboard: how much is asked, and how long an answer may be."""
+
     identity_prompts: int = 150
     """Most identity prompts per language (what the test split holds, if that is less)."""
     unrelated_prompts: int = 150
@@ -199,6 +207,8 @@ class EvaluateSettings:
 
 @dataclass(frozen=True)
 class RunConfig:
+    """All that a run is; the checks here are those that span sections."""
+
     preset: str = "tiny-cpu"
     """The preset this config began as."""
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -239,10 +249,6 @@ class RunConfig:
         )
 
 
-def _tiny_cpu() -> RunConfig:
-    return RunConfig()
-
-
 def _kelron_14b_t4x2() -> RunConfig:
     return RunConfig(
         preset="kelron-14b-t4x2",
@@ -273,7 +279,7 @@ def _kelron_14b_t4x2() -> RunConfig:
 
 
 PRESETS: dict[str, Callable[[], RunConfig]] = {
-    "tiny-cpu": _tiny_cpu,
+    "tiny-cpu": RunConfig,  # whose defaults these are
     "kelron-14b-t4x2": _kelron_14b_t4x2,
 }
 
@@ -381,12 +387,8 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
     for name in values:
         if name not in hints:
             raise KelronError(f"unknown config section {name!r}.{nearest(name, hints)}")
-    return RunConfig(
-        **{
-            name: _section(hints[name], value, name) if is_dataclass(hints[name]) else value
-            for name, value in values.items()
-        }
-    )
+    sections = {name: value for name, value in values.items() if is_dataclass(hints[name])}
+    return RunConfig(**(values | {name: _section(hints[name], value, name) for name, value in sections.items()}))
 
 
 def config_hash(config: RunConfig) -> str:
