@@ -214,10 +214,11 @@ work(task)
     [
         ("raise ZeroDivisionError('no such thing')", ProcessFailed, "process 1 of 2: ZeroDivisionError: no such thing"),
         ("raise KelronError('name another')", KelronError, "process 1 of 2: name another"),
+        ("raise OSError(28, os.strerror(28))", KelronError, "process 1 of 2: no disk space: free some"),
         ("os.kill(os.getpid(), signal.SIGKILL)", ProcessFailed, r"process 1 of 2 was ended by SIGKILL.*memory"),
         ("os._exit(7)", ProcessFailed, "process 1 of 2 ended with exit code 7"),
     ],
-    ids=["crash", "input", "killed", "silent"],
+    ids=["crash", "input", "full disk", "killed", "silent"],
 )
 def test_the_process_that_failed_first_is_named_in_one_line(how, error, words):
     said = []
