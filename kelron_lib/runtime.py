@@ -23,6 +23,7 @@ from typing import Any
 from kelron_lib.errors import KelronError
 
 SESSION_START_VARIABLE = "KELRON_SESSION_START"
+BATCH_VARIABLE = "KELRON_BATCH"
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds `kelron_lib`."""
 
@@ -34,7 +35,7 @@ def on_kaggle() -> bool:
 
 def is_batch() -> bool:
     """Whether nobody is there to click: a pushed Kaggle run, or KELRON_BATCH=1 (set by `kelron demo`)."""
-    return os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Batch" or os.environ.get("KELRON_BATCH") == "1"
+    return os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Batch" or os.environ.get(BATCH_VARIABLE) == "1"
 
 
 def _process_start(pid: int) -> float | None:

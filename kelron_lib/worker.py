@@ -62,7 +62,7 @@ def work(task: Callable[[World], None]) -> NoReturn:
             message = f"{type(error).__name__}: {message}" if words else message
         own = {"rank": world.rank, "message": message, "input": is_input}
         first = _first_error(store, own) if store is not None else own
-        if not is_input and first["rank"] == world.rank:
+        if not isinstance(error, KelronError) and first["rank"] == world.rank:
             traceback.print_exc()
         write_json(Path(os.environ[ERROR_VARIABLE]), first)
         _end(1)  # without waiting for the others, which may wait for this one

@@ -1,10 +1,11 @@
-"""The progress line: what a user sees of a run while it goes on."""
+"""The progress line, what a user sees of a run while it goes on; and the guard against a loss that is no number."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from kelron_lib.callbacks import ProgressCallback
+from kelron_lib.callbacks import GuardCallback, ProgressCallback
+from kelron_lib.errors import RunFailed
 from kelron_lib.runtime import SessionClock
 
 STEPS = 400
@@ -79,3 +80,13 @@ def test_lines_come_at_most_once_an_interval(interval, lines):
     training = Training(interval=interval)
     training.steps(30, loss=1.0)
     assert len(training.said) == lines
+
+
+@pytest.mark.parametrize("name", ["loss", "eval_loss"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_fails_the_run_and_not_the_input(name, value):
+    state = SimpleNamespace(global_step=7)
+    GuardCallback().on_log(None, state, None, logs={name: 1.0})
+    with pytest.raises(RunFailed, match=f"^{name} is {value} at step 7") as caught:
+        GuardCallback().on_log(None, state, None, logs={name: value})
+    assert caught.value.exit_code == 1

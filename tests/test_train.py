@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import SMALL
 
 from kelron_lib.config import apply_overrides, to_dict
 from kelron_lib.data import fingerprint
@@ -363,9 +364,11 @@ def test_a_second_run_in_the_same_folder_is_refused(small_config, small_data, tm
         train(small_config, small_data, tmp_path, say=silent)
 
 
-def test_numbers_that_are_none_stop_the_run_with_the_layers_name(small_config, small_data, tmp_path, monkeypatch):
+def test_numbers_that_are_none_stop_the_run_with_the_layers_name(small_data, tmp_path, monkeypatch, capsys):
     import kelron_lib.trainer as module
+    from kelron_lib.__main__ import main
 
+    settings = [word for override in SMALL for word in ("--set", override)]
     built = module.build_trainer
 
     def poisoned(*args):
@@ -378,8 +381,10 @@ def test_numbers_that_are_none_stop_the_run_with_the_layers_name(small_config, s
         return trainer
 
     monkeypatch.setattr(module, "build_trainer", poisoned)
-    with pytest.raises(KelronError, match=r"layer 1 \(.*gave NaN"):
-        train(small_config, small_data, tmp_path, say=silent)
+    code = main(["train", *settings, "--data", str(small_data), "--out", str(tmp_path)])
+    err = capsys.readouterr().err
+    assert code == 1  # the input is not to blame
+    assert re.fullmatch(r"kelron: layer 1 \(.*gave NaN.*\n", err)
     status = json.loads((tmp_path / "status.json").read_text())
     assert (status["state"], status["step"]) == ("failed", 0)
     assert latest(open_store(tmp_path / "store")) is None
