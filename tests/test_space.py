@@ -13,7 +13,6 @@ from conftest import SMALL
 
 from kelron_lib import runtime, space
 from kelron_lib.__main__ import main
-from kelron_lib.checkpoint import latest, verify_store
 from kelron_lib.config import apply_overrides, load_preset
 from kelron_lib.errors import KelronError
 from kelron_lib.placement import checkpoint_bytes, workload
@@ -22,6 +21,7 @@ from kelron_lib.session import read_status
 from kelron_lib.space import base_shape, require_space
 from kelron_lib.store import open_store
 from kelron_lib.train import train
+from kelron_lib.verify import latest, verify_store
 
 SETTINGS = [word for override in SMALL for word in ("--set", override)]
 Usage = namedtuple("Usage", "total used free")
@@ -146,17 +146,20 @@ def test_a_disk_that_fills_up_while_the_trainer_saves(name, run, small_data, cap
         assert (read_status(out).state, read_status(out).first_step) == ("finished", step)
 
 
-def full_for(monkeypatch, name, code=errno.ENOSPC):
-    """Writing a file of this name half succeeds, and then the disk is full."""
-    write = Path.write_text
+def full_for(monkeypatch, names, code=errno.ENOSPC):
+    """Writing a file of these names half succeeds, and then the disk is full."""
 
-    def write_text(self, text, *arguments, **named):
-        if self.name.startswith(name):
-            write(self, text[: len(text) // 2], *arguments, **named)
-            raise OSError(code, os.strerror(code))
-        return write(self, text, *arguments, **named)
+    def filling(write):
+        def write_half(self, content, *arguments, **named):
+            if self.name.startswith(names):
+                write(self, content[: len(content) // 2], *arguments, **named)
+                raise OSError(code, os.strerror(code))
+            return write(self, content, *arguments, **named)
 
-    monkeypatch.setattr(Path, "write_text", write_text)
+        return write_half
+
+    for method in ("write_text", "write_bytes"):
+        monkeypatch.setattr(Path, method, filling(getattr(Path, method)))
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
@@ -176,7 +179,7 @@ def test_a_disk_that_fills_up_as_the_session_begins(code, run, small_data, capsy
 def test_no_room_for_the_status_either_hides_nothing(run, small_data, capsys, monkeypatch):
     out, step = run
     with monkeypatch.context() as patch:
-        full_for(patch, "")
+        full_for(patch, ("config.json", "status.json"))
         assert main(["resume", *SETTINGS, "--out", str(out), "--data", str(small_data)]) == 2
     printed = capsys.readouterr()
     assert_one_line(printed.err)
