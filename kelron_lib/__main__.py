@@ -17,6 +17,7 @@ from pathlib import Path
 from kelron_lib import __version__
 from kelron_lib.config import LANGUAGES, PRESETS, RunConfig, resolve, to_json
 from kelron_lib.errors import KelronError
+from kelron_lib.runtime import no_space
 
 Verb = Callable[[argparse.Namespace, RunConfig], int]
 
@@ -237,6 +238,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        if (full := no_space(error)) is None:
+            raise
+        print(f"kelron: {full}", file=sys.stderr)
+        return full.exit_code
 
 
 if __name__ == "__main__":

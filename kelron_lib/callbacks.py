@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from kelron_lib.errors import KelronError
+from kelron_lib.errors import RunFailed
 from kelron_lib.manifest import TRAINER_STATE
 from kelron_lib.processes import World
 from kelron_lib.runtime import SessionClock, duration
@@ -99,7 +99,7 @@ class GuardCallback(TrainerCallback):
         for name in ("loss", "eval_loss"):
             value = logs.get(name)
             if value is not None and not math.isfinite(value):
-                raise KelronError(
+                raise RunFailed(
                     f"{name} is {value} at step {state.global_step}: the run is stopped and its last good "
                     "checkpoint kept; lower train.learning_rate"
                 )

@@ -7,16 +7,18 @@ sessions the working folder and the dataset are deleted, as Kaggle does, and the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kelron_lib.config import RunConfig
 from kelron_lib.errors import KelronError
-from kelron_lib.runtime import duration, exclusive, read_json, write_json
+from kelron_lib.runtime import BATCH_VARIABLE, duration, exclusive, read_json, write_json
 from kelron_lib.session import Status, read_status
 
 CUT_AT = 0.45
@@ -37,17 +39,32 @@ def run_notebook(notebook: Path, out: Path, parameters: dict[str, Any]) -> float
     copies.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(copies / notebook.name),
-            parameters=parameters,
-            kernel_name="python3",
-            progress_bar=False,
-            stdout_file=sys.stdout,
-        )
+        with _nobody_there():
+            papermill.execute_notebook(
+                str(notebook),
+                str(copies / notebook.name),
+                parameters=parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                stdout_file=sys.stdout,
+            )
     except PapermillExecutionError as error:
         raise KelronError(f"{notebook.name}, cell {error.exec_count}: {error.ename}: {error.evalue}") from None
     return time.monotonic() - began
+
+
+@contextlib.contextmanager
+def _nobody_there() -> Iterator[None]:
+    """Kernels that start in this block know that nobody is there to click; this process's environment stays."""
+    before = os.environ.get(BATCH_VARIABLE)
+    os.environ[BATCH_VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[BATCH_VARIABLE]
+        else:
+            os.environ[BATCH_VARIABLE] = before
 
 
 def first_budget(config: RunConfig, data: Path) -> float:
@@ -94,7 +111,6 @@ def run_demo(config: RunConfig, out: Path, notebooks: Path) -> bool:
 
 def _run_notebooks(config: RunConfig, out: Path, notebooks: Path) -> dict[str, float]:
     """The five steps; returns the seconds that each notebook took."""
-    os.environ["KELRON_BATCH"] = "1"
     timings: dict[str, float] = {}
 
     def step(title: str, notebook: str, overrides: tuple[str, ...] = ()) -> None:

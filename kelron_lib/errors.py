@@ -7,6 +7,12 @@ class KelronError(Exception):
     exit_code = 2
 
 
+class RunFailed(KelronError):
+    """The input could be used and the run went wrong; the line says by what."""
+
+    exit_code = 1
+
+
 class ProcessFailed(KelronError):
     """A training process crashed; the line says which and by what."""
 

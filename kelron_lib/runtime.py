@@ -8,6 +8,7 @@ since the epoch) overrides both, so that child processes share their parent's cl
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -22,6 +23,7 @@ from typing import Any
 from kelron_lib.errors import KelronError
 
 SESSION_START_VARIABLE = "KELRON_SESSION_START"
+BATCH_VARIABLE = "KELRON_BATCH"
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds `kelron_lib`."""
 
@@ -33,7 +35,7 @@ def on_kaggle() -> bool:
 
 def is_batch() -> bool:
     """Whether nobody is there to click: a pushed Kaggle run, or KELRON_BATCH=1 (set by `kelron demo`)."""
-    return os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Batch" or os.environ.get("KELRON_BATCH") == "1"
+    return os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Batch" or os.environ.get(BATCH_VARIABLE) == "1"
 
 
 def _process_start(pid: int) -> float | None:
@@ -155,6 +157,22 @@ def require_disk(folder: Path, needed: int, purpose: str) -> None:
             f"no disk space for {purpose}: {needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free at {existing}; "
             "free some, or choose another place"
         )
+
+
+def no_space(error: BaseException) -> KelronError | None:
+    """An error as a user is told of it where it means a full disk or a used-up quota; None for any other.
+
+    Libraries that write files themselves raise errors of their own, which carry the system's words.
+    """
+    codes = (errno.ENOSPC, errno.EDQUOT)
+    told = isinstance(error, OSError) and error.errno in codes
+    if isinstance(error, KelronError) or not (told or any(os.strerror(code) in str(error) for code in codes)):
+        return None
+    name = getattr(error, "filename", None)
+    return KelronError(
+        f"no disk space{f' for {name}' if name else ''}: free some, or choose another --out; what was saved before is "
+        "untouched"
+    )
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -31,12 +31,13 @@ from kelron_lib.runtime import (
     SessionClock,
     duration,
     exclusive,
+    no_space,
     read_json,
-    require_disk,
     write_json,
 )
 from kelron_lib.schedule import check_processes
 from kelron_lib.session import STATUS_FILE, Status, make_status, read_status, record_session, write_losses, write_status
+from kelron_lib.space import require_space
 from kelron_lib.store import Store, open_store
 from kelron_lib.verify import newest_verified
 
@@ -158,7 +159,7 @@ class _Session:
 
     def _begin(self, must_resume: bool) -> tuple[int, int] | None:
         """Bring the newest checkpoint into the work folder: its step and the run's steps; None for a new run."""
-        require_disk(self.out, 3 * self._checkpoint_bytes(), "checkpoints")
+        require_space(self.config, self.out, self.store)
         restored = _restore(self.config, self.store, self.data_fingerprint, self.work, self.say)
         if must_resume and restored is None:
             raise self._nothing_to_resume()
@@ -232,10 +233,6 @@ class _Session:
         self._keep_dataset()
         export_adapter(folder, self.out, portable_base(self.config))
         write_losses(folder, self.out)
-
-    def _checkpoint_bytes(self) -> int:
-        newest = newest_verified(self.store)
-        return newest.size if newest else 0
 
     def conclude(self, status: Status) -> None:
         """Write down how the session ended, once on each machine, and say it."""
@@ -362,8 +359,11 @@ def train(
             session.conclude(status)
             return status
         except BaseException as error:
-            session.fail(error)
-            raise
+            told = no_space(error) or error
+            session.fail(told)
+            if told is error:
+                raise
+            raise told from error
 
 
 def train_in_process(job: Path, world: World) -> None:

@@ -7,12 +7,14 @@ r=128) through every pass. Here each gradient is sent from where it lies, while 
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -25,6 +27,7 @@ from kelron_lib.engine.watch import FiniteWatch, watch_finite
 from kelron_lib.errors import KelronError
 from kelron_lib.model import add_lora, load_base, quiet_libraries
 from kelron_lib.processes import World
+from kelron_lib.runtime import no_space
 from kelron_lib.schedule import Schedule, pass_seed, plan_run, sample_lengths
 
 USED_SPLITS = ("train", "validation")
@@ -171,6 +174,23 @@ class KelronTrainer(Trainer):
     def store_flos(self) -> None:
         """Nothing to store, and nothing to wait for the other processes for."""
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """As transformers does; where the disk does not take it, a KelronError that says so, and no half of it left."""
+        folder = Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if not _is_of_writing(error):
+                raise
+            if self.world.first:
+                shutil.rmtree(folder, ignore_errors=True)
+            free = shutil.disk_usage(folder.parent).free
+            raise KelronError(
+                f"no checkpoint of step {self.state.global_step} could be written to {folder.parent}, which has "
+                f"{free / 1e6:.1f} MB free ({str(error).splitlines()[0]}): free some disk space, or choose another "
+                "--out; the checkpoints in the store are untouched"
+            ) from error
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """The adapter's weights by way of the CPU: PEFT would put those of every process on the first GPU."""
         from peft import load_peft_weights, set_peft_model_state_dict
@@ -181,6 +201,12 @@ class KelronTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             _page_again(self.optimizer.optimizer)
+
+
+def _is_of_writing(error: Exception) -> bool:
+    """Whether an error of a save is the disk's: the system's, or torch's for an archive that it cannot write on."""
+    archive = isinstance(error, RuntimeError) and ("inline_container" in str(error) or "StreamWriter" in str(error))
+    return isinstance(error, OSError) or archive or no_space(error) is not None
 
 
 def _page_again(optimizer: Any) -> None:

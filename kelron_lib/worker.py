@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from kelron_lib.errors import KelronError
 from kelron_lib.launch import ERROR_VARIABLE
 from kelron_lib.processes import World, join, leave
-from kelron_lib.runtime import write_json
+from kelron_lib.runtime import no_space, write_json
 
 
 def end_with_parent() -> None:
@@ -53,7 +53,8 @@ def work(task: Callable[[World], None]) -> NoReturn:
     try:
         store = join(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world)
         task(world)
-    except BaseException as error:
+    except BaseException as caught:
+        error = no_space(caught) or caught
         is_input = isinstance(error, KelronError) and error.exit_code == KelronError.exit_code
         words = str(error).strip().splitlines()
         message = words[0] if words else type(error).__name__
@@ -61,7 +62,7 @@ def work(task: Callable[[World], None]) -> NoReturn:
             message = f"{type(error).__name__}: {message}" if words else message
         own = {"rank": world.rank, "message": message, "input": is_input}
         first = _first_error(store, own) if store is not None else own
-        if not is_input and first["rank"] == world.rank:
+        if not isinstance(error, KelronError) and first["rank"] == world.rank:
             traceback.print_exc()
         write_json(Path(os.environ[ERROR_VARIABLE]), first)
         _end(1)  # without waiting for the others, which may wait for this one

@@ -1,5 +1,7 @@
 """The demo's own promises: a session that was really cut, one that really resumed, and nothing left behind."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,44 @@ def test_only_an_earlier_demo_is_cleared(small_config, tmp_path):
     with pytest.raises(KelronError, match="not an earlier demo"):
         demo.run_demo(small_config, tmp_path, Path("notebooks"))
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+PROBE = """
+import os, sys
+print("kernel says", os.environ["KELRON_BATCH"], RUN)
+"""
+
+
+def test_a_notebook_runs_as_nobody_there_and_this_process_stays_as_it_was(tmp_path, capsys, monkeypatch):
+    nbformat = pytest.importorskip("nbformat")
+    cells = [nbformat.v4.new_code_cell("RUN = 'nowhere'", metadata={"tags": ["parameters"]})]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    probe = nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(PROBE)], metadata=kernel)
+    nbformat.write(probe, tmp_path / "probe.ipynb")
+    demo.run_notebook(tmp_path / "probe.ipynb", tmp_path / "out", {"RUN": "here"})
+    assert "kernel says 1 here" in capsys.readouterr().out
+    assert "KELRON_BATCH" not in os.environ
+    assert (tmp_path / "out" / "notebooks" / "probe.ipynb").exists()
+    monkeypatch.setenv("KELRON_BATCH", "0")
+    probe.cells[-1].source = "raise ValueError('no such thing')"
+    nbformat.write(probe, tmp_path / "probe.ipynb")
+    with pytest.raises(KelronError, match=r"probe.ipynb, cell \d+: ValueError: no such thing"):
+        demo.run_notebook(tmp_path / "probe.ipynb", tmp_path / "out", {"RUN": "here"})
+    assert os.environ["KELRON_BATCH"] == "0"
+
+
+def test_the_report_lies_within_the_executed_notebook(tmp_path):
+    """The cell as it stands, on a page with every kind of quote: what the iframe holds is the page."""
+    import html
+    import re
+
+    page = """<!doctype html><p title="a 'b'">1 &lt; 2 &amp; {run}</p>"""
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    notebook = json.loads(Path("notebooks/04_evaluate.ipynb").read_text(encoding="utf-8"))
+    (cell,) = [cell for cell in notebook["cells"] if "iframe" in "".join(cell["source"])]
+    *before, last = "".join(cell["source"]).splitlines()
+    names = {"run": tmp_path}
+    exec("\n".join(before), names)
+    shown = eval(last, names).data
+    assert html.unescape(re.search(r'srcdoc="([^"]*)"', shown)[1]) == page
+    assert str(tmp_path) not in shown

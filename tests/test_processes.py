@@ -19,7 +19,7 @@ from kelron_lib.train import train
 from kelron_lib.verify import latest
 
 STEPS = 6
-ROWS = {"train": 20, "validation": 6}
+ROWS = {"train": 21, "validation": 6}
 
 
 def silent(line):
@@ -195,7 +195,7 @@ def test_gradients_are_the_sums_over_processes_and_passes():
 
 FAILING = """
 import os, signal, sys
-from kelron_lib.errors import KelronError
+from kelron_lib.errors import KelronError, RunFailed
 from kelron_lib.worker import work
 
 def task(world):
@@ -214,10 +214,12 @@ work(task)
     [
         ("raise ZeroDivisionError('no such thing')", ProcessFailed, "process 1 of 2: ZeroDivisionError: no such thing"),
         ("raise KelronError('name another')", KelronError, "process 1 of 2: name another"),
+        ("raise RunFailed('loss is nan')", ProcessFailed, "process 1 of 2: loss is nan"),
+        ("raise OSError(28, os.strerror(28))", KelronError, "process 1 of 2: no disk space: free some"),
         ("os.kill(os.getpid(), signal.SIGKILL)", ProcessFailed, r"process 1 of 2 was ended by SIGKILL.*memory"),
         ("os._exit(7)", ProcessFailed, "process 1 of 2 ended with exit code 7"),
     ],
-    ids=["crash", "input", "killed", "silent"],
+    ids=["crash", "input", "nan", "full disk", "killed", "silent"],
 )
 def test_the_process_that_failed_first_is_named_in_one_line(how, error, words):
     said = []
@@ -228,7 +230,7 @@ def test_the_process_that_failed_first_is_named_in_one_line(how, error, words):
     assert "\n" not in str(caught.value)
     assert {"here is 0", "[process 1] here is 1"} <= set(said)
     told = {line.partition("]")[0] for line in said if "Traceback" in line}
-    assert ("[process 1" in told) == (error is ProcessFailed and how.startswith("raise"))
+    assert ("[process 1" in told) == how.startswith("raise ZeroDivisionError")
 
 
 def test_an_interpreter_that_aborts_at_its_end_does_not_undo_a_finished_task():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import SMALL
 
 from kelron_lib.config import apply_overrides, to_dict
 from kelron_lib.data import fingerprint
@@ -65,12 +66,36 @@ def uninterrupted(small_config, small_data, tmp_path_factory):
     return out
 
 
+@pytest.fixture(scope="module")
+def off_the_grid(small_config, small_data, tmp_path_factory):
+    """Config and results of an uninterrupted run whose last step is none at which it saves or validates anyway."""
+    config = apply_overrides(small_config, ["train.save_steps=5", "train.eval_steps=7"])
+    assert STEPS % 5
+    assert STEPS % 7
+    out = tmp_path_factory.mktemp("off_the_grid")
+    train(config, small_data, out, say=silent)
+    return config, out
+
+
 @pytest.mark.parametrize("budgets", [(21,), (15, 15)], ids=["in two", "in three"])
 def test_a_run_cut_by_its_budget_ends_bit_equal(budgets, uninterrupted, small_config, small_data, tmp_path):
+    assert_cut_is_bit_equal(budgets, uninterrupted, small_config, small_data, tmp_path)
+
+
+def test_a_run_that_ends_between_two_saves_ends_bit_equal_too(off_the_grid, small_data, tmp_path):
+    config, whole = off_the_grid
+    assert_cut_is_bit_equal((15,), whole, config, small_data, tmp_path)
+    saved = sorted(path.name for path in (whole / "store").glob("step-*"))
+    assert saved == ["step-000010", "step-000012"]
+    assert losses(whole)[-1]["step"] == STEPS
+
+
+def assert_cut_is_bit_equal(budgets, whole, config, small_data, tmp_path):
+    """A run in sessions of these budgets, each with nothing but the store of those before, is the whole one."""
     data, steps, said = tmp_path / "data", [], []
     shutil.copytree(small_data, data)
     for budget in budgets:
-        status = train(small_config, data, tmp_path, clock=ticking_clock(budget), say=silent)
+        status = train(config, data, tmp_path, clock=ticking_clock(budget), say=silent)
         assert status.state == "budget"
         steps.append(status.step)
         for path in tmp_path.iterdir():  # what the next session's machine does not have
@@ -79,14 +104,14 @@ def test_a_run_cut_by_its_budget_ends_bit_equal(budgets, uninterrupted, small_co
     assert steps == sorted(set(steps))
     assert steps[0] > 0
     assert steps[-1] < STEPS
-    status = train(small_config, data, tmp_path, must_resume=True, say=said.append)
+    status = train(config, data, tmp_path, must_resume=True, say=said.append)
     assert [line for line in said if "dataset" in line] == [
         f"{data} held no dataset: it was taken from folder {tmp_path / 'store'}, verified"
     ]
     assert folder_bytes(data) == folder_bytes(small_data)
     assert (status.state, status.first_step, status.step) == ("finished", steps[-1], STEPS)
-    assert adapter(tmp_path) == adapter(uninterrupted)
-    assert losses(tmp_path) == losses(uninterrupted)
+    assert adapter(tmp_path) == adapter(whole)
+    assert losses(tmp_path) == losses(whole)
     recorded = json.loads((tmp_path / "sessions.json").read_text())
     assert [s["reason"] for s in recorded] == ["budget"] * len(budgets) + ["finished"]
     assert [s["last_step"] for s in recorded] == [*steps, STEPS]
@@ -340,9 +365,11 @@ def test_a_second_run_in_the_same_folder_is_refused(small_config, small_data, tm
         train(small_config, small_data, tmp_path, say=silent)
 
 
-def test_numbers_that_are_none_stop_the_run_with_the_layers_name(small_config, small_data, tmp_path, monkeypatch):
+def test_numbers_that_are_none_stop_the_run_with_the_layers_name(small_data, tmp_path, monkeypatch, capsys):
     import kelron_lib.trainer as module
+    from kelron_lib.__main__ import main
 
+    settings = [word for override in SMALL for word in ("--set", override)]
     built = module.build_trainer
 
     def poisoned(*args):
@@ -355,8 +382,10 @@ def test_numbers_that_are_none_stop_the_run_with_the_layers_name(small_config, s
         return trainer
 
     monkeypatch.setattr(module, "build_trainer", poisoned)
-    with pytest.raises(KelronError, match=r"layer 1 \(.*gave NaN"):
-        train(small_config, small_data, tmp_path, say=silent)
+    code = main(["train", *settings, "--data", str(small_data), "--out", str(tmp_path)])
+    err = capsys.readouterr().err
+    assert code == 1  # the input is not to blame
+    assert re.fullmatch(r"kelron: layer 1 \(.*gave NaN.*\n", err)
     status = json.loads((tmp_path / "status.json").read_text())
     assert (status["state"], status["step"]) == ("failed", 0)
     assert latest(open_store(tmp_path / "store")) is None

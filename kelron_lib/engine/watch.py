@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from kelron_lib.errors import KelronError
+from kelron_lib.errors import KelronError, RunFailed
 
 
 class FiniteWatch:
@@ -34,14 +34,14 @@ class FiniteWatch:
     def check(self) -> dict[str, float]:
         """The largest magnitude of each layer's output since the last check. Waits for the device.
 
-        Raises KelronError naming the first layer whose output held NaN or infinity.
+        Raises RunFailed naming the first layer whose output held NaN or infinity.
         """
         largest = dict(zip(self.names, self._largest.tolist(), strict=True))
         self._largest.zero_()
         for name, value in largest.items():
             if not math.isfinite(value):
                 before = [float(f"{seen:.3g}") for seen in largest.values() if math.isfinite(seen)]
-                raise KelronError(
+                raise RunFailed(
                     f"{name} gave {'NaN' if math.isnan(value) else 'infinity'} (the largest finite magnitude of any "
                     f"layer was {max(before, default=0.0)}): the run is stopped; lower train.learning_rate, or resume "
                     "from the checkpoint before"

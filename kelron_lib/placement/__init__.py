@@ -4,7 +4,7 @@
 """
 
 from kelron_lib.placement.attempts import attempts
-from kelron_lib.placement.memory import Coefficients, Workload
+from kelron_lib.placement.memory import Coefficients, Workload, checkpoint_bytes
 from kelron_lib.placement.plan import Plan, parse_gpus, plan, workload
 from kelron_lib.placement.shapes import ModelShape, find_config, read_shape
 from kelron_lib.placement.speed import Epoch, Rate
@@ -21,6 +21,7 @@ __all__ = [
     "attempts",
     "attempts_dict",
     "attempts_table",
+    "checkpoint_bytes",
     "find_config",
     "parse_gpus",
     "plan",

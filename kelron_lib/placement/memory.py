@@ -170,6 +170,13 @@ def optimizer_bytes(parameters: int, optimizer: str) -> float:
     return {"paged_adamw_8bit": 0.0, "adamw_8bit": eight_bit, "adamw": 8.0 * parameters}[optimizer]
 
 
+def checkpoint_bytes(shape: ModelShape, work: Workload) -> float:
+    """One checkpoint: the adapter in float32 and the optimizer's two states."""
+    adapter = shape.lora(work.lora_rank, work.lora_targets)
+    kind = "adamw_8bit" if work.optimizer == "paged_adamw_8bit" else work.optimizer
+    return 4.0 * adapter + optimizer_bytes(adapter, kind)
+
+
 def saved_per_token(shape: ModelShape, work: Workload) -> dict[str, float]:
     """Bytes per token that one layer's forward keeps for its backward (what checkpointing computes again).
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kelron_lib.config import RunConfig
 from kelron_lib.placement import ModelShape, Workload
-from kelron_lib.placement.memory import GIB, Share, layer_nf4, optimizer_bytes, phases
+from kelron_lib.placement.memory import GIB, Share, checkpoint_bytes, layer_nf4, optimizer_bytes, phases
 from kelron_lib.preflight import machine
 
 LIBRARIES = {"cpu": 0.42 * GIB, "cuda": 3.0 * GIB}
@@ -38,13 +38,6 @@ def host_parts(shape: ModelShape, work: Workload, on_gpu: bool) -> dict[str, flo
         "LoRA, gradients, optimizer": 8.0 * adapter + optimizer_bytes(adapter, work.optimizer),
         "activations and loss": worst,
     }
-
-
-def checkpoint_bytes(shape: ModelShape, work: Workload) -> float:
-    """One checkpoint: the adapter in float32 and the optimizer's two states."""
-    adapter = shape.lora(work.lora_rank, work.lora_targets)
-    kind = "adamw_8bit" if work.optimizer == "paged_adamw_8bit" else work.optimizer
-    return 4.0 * adapter + optimizer_bytes(adapter, kind)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,46 @@
+"""The disk that a run takes: asked for before it begins, and told in one line where it runs out nevertheless."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kelron_lib.config import RunConfig
+from kelron_lib.errors import KelronError
+from kelron_lib.model import base_name
+from kelron_lib.placement import ModelShape, checkpoint_bytes, find_config, read_shape, workload
+from kelron_lib.runtime import existing_parent, require_disk
+from kelron_lib.store import Store
+
+
+def base_shape(config: RunConfig) -> ModelShape:
+    """The shape of a run's base, without its weights. Raises KelronError where the base cannot be had."""
+    name = base_name(config)
+    try:
+        return read_shape(find_config(name))
+    except KelronError:  # no folder and no well-known base: the hub's own word
+        from transformers import AutoConfig
+
+    try:
+        return read_shape(AutoConfig.from_pretrained(name))
+    except (OSError, ValueError) as error:
+        raise KelronError(f"cannot load the config of {name!r}: {str(error).strip().splitlines()[0]}") from None
+
+
+def require_space(config: RunConfig, out: Path, store: Store) -> None:
+    """Raise KelronError unless there is room for what a run writes, by the size of its adapter.
+
+    The work folder holds a checkpoint and the next one while that is written; the store keeps `store.keep` and a new
+    one before the oldest goes, and what it holds already needs no room.
+    """
+    shape, work = base_shape(config), workload(config)
+    one, adapter = checkpoint_bytes(shape, work), 4.0 * shape.lora(work.lora_rank, work.lora_targets)
+    stored = sum(entry.size for entry in store.list())
+    here, there = 2 * one + adapter, max(0.0, (config.store.keep + 1) * one - stored)
+    place = Path(config.store.url or out / "store").expanduser()
+    if "://" in config.store.url:
+        require_disk(out, round(here), "the work folder")
+    elif existing_parent(place).stat().st_dev == existing_parent(out).stat().st_dev:
+        require_disk(out, round(here + there), "the work folder and the store")
+    else:
+        require_disk(out, round(here), "the work folder")
+        require_disk(place, round(there), "the store")
