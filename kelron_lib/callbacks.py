@@ -13,22 +13,28 @@ from typing import Any
 from transformers import TrainerCallback
 
 from kelron_lib.errors import RunFailed
+from kelron_lib.keeper import Keeper
 from kelron_lib.manifest import TRAINER_STATE
 from kelron_lib.processes import World
 from kelron_lib.runtime import SessionClock, duration
+
+SAFETY = 1.5
+"""The last checkpoint may take this much longer to arrive than the slowest of those before it."""
 
 
 class BudgetCallback(TrainerCallback):
     """Ends training at the last step boundary from which the next step and the last save still fit.
 
-    The next step is assumed to take as long as the slowest of the last ten, and the last save twice as long as
-    the slowest so far; validation is added where it is due. `stopped` says whether the budget ended the run. Where
-    several processes train, one that has to stop stops them all.
+    The next step is assumed to take as long as the slowest of the last ten, the last save twice as long as the
+    slowest so far, and its way to the store as long as those before it took (`reserve` seconds before any did);
+    validation is added where it is due. `stopped` says whether the budget ended the run. Where several processes
+    train, one that has to stop stops them all.
     """
 
-    def __init__(self, clock: SessionClock, reserve: float, world: World) -> None:
+    def __init__(self, clock: SessionClock, reserve: float, world: World, keeper: Keeper | None = None) -> None:
         self.clock = clock
         self.reserve = reserve
+        self._keeper = keeper
         self._world = world
         self.stopped = False
         self.slowest_save = 0.0
@@ -54,20 +60,33 @@ class BudgetCallback(TrainerCallback):
     def _cost_of_next(self, state: Any) -> float:
         following = state.global_step + 1
         evaluates = following % state.eval_steps == 0 or following == state.max_steps
-        saving = max(self.reserve, 2 * self.slowest_save)
+        sending = self._keeper.expected_seconds(self.reserve) if self._keeper is not None else self.reserve
+        saving = 2 * self.slowest_save + SAFETY * sending
         return max(self._steps) + (self._evaluation if evaluates else 0.0) + saving
 
 
 class StoreCallback(TrainerCallback):
     """Hands every checkpoint that the trainer wrote to `keep_checkpoint`, and times it for the budget.
 
-    Process 0 does it, with the random states of all processes in its folder; the others wait.
+    Process 0 does it, with the random states of all processes in its folder; the others wait. At every step it asks
+    whether checkpoints still reach the store, and ends the run where they do not.
     """
 
-    def __init__(self, keep_checkpoint: Callable[[Path], None], budget: BudgetCallback, world: World) -> None:
+    def __init__(
+        self,
+        keep_checkpoint: Callable[[Path], None],
+        budget: BudgetCallback,
+        world: World,
+        keeper: Keeper | None = None,
+    ) -> None:
         self._keep = keep_checkpoint
+        self._keeper = keeper
         self._budget = budget
         self._world = world
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._keeper is not None:
+            self._keeper.check()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         began = time.monotonic()
@@ -128,13 +147,19 @@ class ProgressCallback(TrainerCallback):
     """One plain line every `interval` seconds: step, losses, rate, and the time left of training and session."""
 
     def __init__(
-        self, clock: SessionClock, samples: Sequence[int], say: Callable[[str], None], interval: float
+        self,
+        clock: SessionClock,
+        samples: Sequence[int],
+        say: Callable[[str], None],
+        interval: float,
+        words: Callable[[], str] = str,
     ) -> None:
-        """`samples` says how many samples each step of the run holds."""
+        """`samples` says how many samples each step of the run holds, `words` what there is to say of the store."""
         self._clock = clock
         self._samples = samples
         self._say = say
         self._interval = interval
+        self._words = words
         self._began = 0.0
         self._first_step = 0
         self._last_line = -math.inf
@@ -168,4 +193,6 @@ class ProgressCallback(TrainerCallback):
         if math.isfinite(left):
             parts.append(f"training ends in {duration(left)}")
         parts.append(f"session ends in {duration(self._clock.left())}")
+        if words := self._words():
+            parts.append(words)
         return " | ".join(parts)

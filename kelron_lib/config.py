@@ -182,8 +182,11 @@ class StoreSettings:
     """Where checkpoints survive; empty: the folder `store` beside the run's other results."""
     keep: int = 2
     """Verified checkpoints kept; older ones go only after the pointer has moved."""
+    most_failures: int = 10
+    """Uploads that may fail in a row; training stops then, for what it learns would be lost."""
 
     def __post_init__(self) -> None:
+        _require(self.most_failures >= 1, f"store.most_failures is {self.most_failures}: allow at least 1")
         _require(self.keep >= 2, f"store.keep is {self.keep}: keep at least 2, so that one may be damaged")
 
 

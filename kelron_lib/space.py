@@ -29,13 +29,13 @@ def base_shape(config: RunConfig) -> ModelShape:
 def require_space(config: RunConfig, out: Path, store: Store) -> None:
     """Raise KelronError unless there is room for what a run writes, by the size of its adapter.
 
-    The work folder holds a checkpoint and the next one while that is written; the store keeps `store.keep` and a new
-    one before the oldest goes, and what it holds already needs no room.
+    The work folder holds a checkpoint, the next one while that is written, and one on its way to the store; the store
+    keeps `store.keep` and a new one before the oldest goes, and what it holds already needs no room.
     """
     shape, work = base_shape(config), workload(config)
     one, adapter = checkpoint_bytes(shape, work), 4.0 * shape.lora(work.lora_rank, work.lora_targets)
     stored = sum(entry.size for entry in store.list())
-    here, there = 2 * one + adapter, max(0.0, (config.store.keep + 1) * one - stored)
+    here, there = 3 * one + adapter, max(0.0, (config.store.keep + 1) * one - stored)
     place = Path(config.store.url or out / "store").expanduser()
     if "://" in config.store.url:
         require_disk(out, round(here), "the work folder")

@@ -16,14 +16,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kelron_lib.checkpoint import save_checkpoint
 from kelron_lib.config import RunConfig, config_hash, from_dict, to_dict
 from kelron_lib.data import fingerprint
-from kelron_lib.dataset import copy_dataset, fetch_dataset, has_dataset, holds_dataset, save_dataset
-from kelron_lib.errors import KelronError
+from kelron_lib.dataset import fetch_dataset, holds_dataset
+from kelron_lib.errors import KelronError, RunFailed
+from kelron_lib.keeper import Keeper
 from kelron_lib.launch import Cluster, run_processes
+from kelron_lib.lease import LostLease
 from kelron_lib.manifest import TRAINER_STATE, compare
-from kelron_lib.model import library_versions, portable_base, quiet_libraries
+from kelron_lib.model import portable_base, quiet_libraries
 from kelron_lib.processes import World, device_count, prepare_cuda_memory, processes_for
 from kelron_lib.restore import Restored, holds_checkpoint, restore
 from kelron_lib.runtime import (
@@ -91,8 +92,8 @@ class _Session:
     ) -> None:
         self.config, self.data, self.out, self.clock, self.say, self.world = config, data, out, clock, say, world
         self.work = out / "work"
-        self.dataset_copy = self.work / "dataset"
         self.opened: Store | None = None
+        self.keeper: Keeper | None = None
         self.first_step = 0
         self.total_steps = 0
         self.data_fingerprint = ""
@@ -134,6 +135,9 @@ class _Session:
         """Restore, train and keep until the run's end or the session's."""
         self.data_fingerprint = fingerprint(self.data)
         self._require_the_same_run()
+        if self.world.first:
+            self.keeper = self._new_keeper()
+            self.keeper.begin()
         begun = self.world.gather(self._begin(must_resume) if self.world.first else None)[0]
         if self.world.local_rank == 0:  # once the run is accepted: until then it describes the adapter beside it
             write_json(self.out / "config.json", to_dict(self.config))
@@ -147,6 +151,17 @@ class _Session:
         if self.world.first:
             self._publish(checkpoint)
         return self.status("finished", "the run was already finished", self.first_step)
+
+    def _new_keeper(self) -> Keeper:
+        return Keeper(
+            self.store,
+            self.config,
+            data=self.data,
+            data_fingerprint=self.data_fingerprint,
+            work=self.work,
+            world_size=self.world.size,
+            say=self.say,
+        )
 
     def _require_the_same_run(self) -> None:
         """Raise KelronError where the machines were given different configs or datasets."""
@@ -163,21 +178,11 @@ class _Session:
         restored = _restore(self.config, self.store, self.data_fingerprint, self.work, self.say)
         if must_resume and restored is None:
             raise self._nothing_to_resume()
-        self._copy_dataset()
+        if self.keeper is not None:
+            self.keeper.take_dataset()
         if restored is not None:
             return restored.step, read_json(restored.folder / TRAINER_STATE)["max_steps"]
         return None
-
-    def _copy_dataset(self) -> None:
-        """A copy of the dataset for the store, where that has none yet: the folder may change before the first save."""
-        shutil.rmtree(self.dataset_copy, ignore_errors=True)
-        if not has_dataset(self.store, self.data_fingerprint):
-            copy_dataset(self.data, self.dataset_copy)
-            self._require_unchanged(self.dataset_copy)
-
-    def _require_unchanged(self, data: Path) -> None:
-        if fingerprint(data) != self.data_fingerprint:
-            raise KelronError(f"the dataset in {self.data} was changed while the session began: start it again")
 
     def _train(self, checkpoint: Path | None) -> Status:
         if self.world.any(self.clock.left() <= self.config.session.reserve_seconds):
@@ -188,13 +193,17 @@ class _Session:
 
         session = self.config.session
         trainer = build_trainer(self.config, self.data, self.work, self.world)
-        self._require_unchanged(self.data)  # the rows are in memory now: what changes later does not matter
+        if self.keeper is not None:  # the rows are in memory now: what changes later does not matter
+            self.keeper.require_unchanged(self.data)
         self.total_steps = trainer.schedule.steps
-        budget = BudgetCallback(self.clock, session.reserve_seconds, self.world)
+        budget = BudgetCallback(self.clock, session.reserve_seconds, self.world, self.keeper)
+        words = self.keeper.words if self.keeper is not None else str
         trainer.add_callback(budget)
-        trainer.add_callback(ProgressCallback(self.clock, trainer.schedule.samples, self.say, session.progress_seconds))
+        trainer.add_callback(
+            ProgressCallback(self.clock, trainer.schedule.samples, self.say, session.progress_seconds, words)
+        )
         trainer.add_callback(GuardCallback())
-        trainer.add_callback(StoreCallback(self._keep, budget, self.world))
+        trainer.add_callback(StoreCallback(self._keep, budget, self.world, self.keeper))
         how = f"resuming after step {self.first_step}" if checkpoint else "starting at step 0"
         self.say(f"{how}; the session ends in {duration(self.clock.left())}")
         self.began_training = True
@@ -204,35 +213,37 @@ class _Session:
         step = trainer.state.global_step
         if budget.stopped:
             left = self.total_steps - step
+            self._flush(f"the session's time is used and {left} steps are left")
             return self.status("budget", f"the session's time is used; {left} steps are left for the next one", step)
         if self.world.first:
             self._publish(self.work / f"checkpoint-{step}")
+        self._flush(f"all {step} steps are done and the adapter is in {self.out / 'adapter'}")
         return self.status("finished", f"all {step} steps are done", step)
 
-    def _keep_dataset(self) -> None:
-        if self.dataset_copy.exists():
-            save_dataset(self.store, self.dataset_copy)
-            shutil.rmtree(self.dataset_copy)
-
     def _keep(self, folder: Path) -> None:
-        self._keep_dataset()
-        save_checkpoint(
-            self.store,
-            folder,
-            config=to_dict(self.config),
-            config_hash=config_hash(self.config),
-            data_fingerprint=self.data_fingerprint,
-            world_size=self.world.size,
-            fp16=self.config.model.dtype == "float16",
-            keep=self.config.store.keep,
-            versions=library_versions(),
-        )
+        assert self.keeper is not None
+        self.keeper.keep(folder)
         write_losses(folder, self.out)
+
+    def _flush(self, so_far: str) -> None:
+        """Wait for the last checkpoint to arrive; all processes wait for process 0."""
+        if self.keeper is not None:
+            try:
+                self.keeper.flush(self.clock.left())
+            except RunFailed as error:
+                raise RunFailed(f"{so_far}, but {error}") from error
+        self.world.wait()
 
     def _publish(self, folder: Path) -> None:
-        self._keep_dataset()
+        if self.keeper is not None:
+            self.keeper.keep_dataset()
         export_adapter(folder, self.out, portable_base(self.config))
         write_losses(folder, self.out)
+
+    def close(self) -> None:
+        """Give back the right to write to the store."""
+        if self.keeper is not None:
+            self.keeper.close()
 
     def conclude(self, status: Status) -> None:
         """Write down how the session ended, once on each machine, and say it."""
@@ -279,7 +290,7 @@ class _Session:
         status = self.status("failed", words.splitlines()[0], self._kept_step())
         try:
             write_status(self.out, status)
-            if self.began_training and self.world.first:
+            if self.began_training and self.world.first and not isinstance(error.__cause__, LostLease):
                 record_session(self.store, self.out, status)
         except (KelronError, OSError) as second:
             self.say(f"how the session ended could not be written down: {second}")
@@ -364,6 +375,8 @@ def train(
             if told is error:
                 raise
             raise told from error
+        finally:
+            session.close()
 
 
 def train_in_process(job: Path, world: World) -> None:
@@ -372,7 +385,10 @@ def train_in_process(job: Path, world: World) -> None:
     out, config = Path(task["out"]), from_dict(task["config"])
     say: Say = print if world.first else _say_nothing
     session = _Session(config, Path(task["data"]), out, SessionClock.from_environment(task["budget"]), say, world)
-    session.conclude(session.run(task["must_resume"]))
+    try:
+        session.conclude(session.run(task["must_resume"]))
+    finally:
+        session.close()
 
 
 def _say_nothing(line: str) -> None:

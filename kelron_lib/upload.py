@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from kelron_lib.errors import KelronError
+from kelron_lib.errors import KelronError, RunFailed
 from kelron_lib.lease import LostLease
 
 T = TypeVar("T")
@@ -110,9 +110,9 @@ class Uploader(Generic[T]):
             return f"uploading {item.name}" if item else ""
 
     def check(self) -> None:
-        """Raise KelronError where the uploader gave up: too many failures in a row, or the lease was lost."""
+        """Raise RunFailed where the uploader gave up: too many failures in a row, or the lease was lost."""
         if self._gave_up:
-            raise KelronError(
+            raise RunFailed(
                 f"{self._failures} uploads in a row failed, the last one with: {_first_line(self._problem)}; "
                 f"{f'{self._sent} is the newest in the store' if self._sent else 'nothing was stored this session'}"
             ) from self._problem

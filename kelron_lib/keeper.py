@@ -1,0 +1,137 @@
+"""What a session keeps, and its right to: the lease, the dataset, and checkpoints sent behind training's back."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from kelron_lib.checkpoint import Prepared, prepare_checkpoint, send_checkpoint
+from kelron_lib.config import RunConfig, config_hash, to_dict
+from kelron_lib.data import fingerprint
+from kelron_lib.dataset import copy_dataset, has_dataset, save_dataset
+from kelron_lib.errors import KelronError, RunFailed
+from kelron_lib.lease import Writer
+from kelron_lib.manifest import is_checkpoint_file
+from kelron_lib.model import library_versions
+from kelron_lib.store import Store
+from kelron_lib.upload import Uploader, stage
+
+SETTLE_SECONDS = 0.0
+"""A folder tells at once who wrote last."""
+FLUSH_AT_LEAST = 60.0
+"""Seconds that the last checkpoint gets to arrive even where the budget is spent: the budget ends before the session
+does (on Kaggle an hour before), and what did not arrive is lost."""
+
+
+class Keeper:
+    """One session's hold on the run's store, from `begin` to `close`. Only process 0 has one."""
+
+    def __init__(
+        self,
+        store: Store,
+        config: RunConfig,
+        *,
+        data: Path,
+        data_fingerprint: str,
+        work: Path,
+        world_size: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self.store, self.config, self.data, self.data_fingerprint = store, config, data, data_fingerprint
+        self.world_size, self.say = world_size, say
+        self.dataset_copy, self.staging = work / "dataset", work / "staged"
+        self._writer = Writer(store, settle_seconds=SETTLE_SECONDS)
+        self._uploader: Uploader[Prepared] | None = None
+        self._one_at_a_time = threading.Lock()
+
+    def begin(self) -> None:
+        """Take the lease. Raises KelronError where another session writes to the store."""
+        for stale in (self.staging, self.dataset_copy):
+            shutil.rmtree(stale, ignore_errors=True)
+        self._writer.acquire(self.say)
+        self._uploader = Uploader(self._send, most_failures=self.config.store.most_failures, say=self.say)
+
+    def take_dataset(self) -> None:
+        """A copy of the dataset for the store, where that has none yet: the folder may change before the first save."""
+        if not has_dataset(self.store, self.data_fingerprint):
+            copy_dataset(self.data, self.dataset_copy)
+            self.require_unchanged(self.dataset_copy)
+
+    def require_unchanged(self, folder: Path) -> None:
+        """Raise KelronError where the dataset in `folder` is not the one that the session began with."""
+        if fingerprint(folder) != self.data_fingerprint:
+            raise KelronError(f"the dataset in {self.data} was changed while the session began: start it again")
+
+    def keep(self, checkpoint: Path) -> None:
+        """Seal the trainer's checkpoint and put it on its way to the store; does not wait for it to arrive."""
+        assert self._uploader is not None
+        names = [path.name for path in checkpoint.iterdir() if is_checkpoint_file(path.name)]
+        staged = stage(checkpoint, names, self.staging)
+        try:
+            prepared = prepare_checkpoint(
+                staged,
+                config=to_dict(self.config),
+                config_hash=config_hash(self.config),
+                data_fingerprint=self.data_fingerprint,
+                world_size=self.world_size,
+                fp16=self.config.model.dtype == "float16",
+                versions=library_versions(),
+            )
+        except KelronError:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+        self._uploader.offer(f"step {prepared.manifest.step}", prepared, staged)
+
+    def _send(self, prepared: Prepared) -> None:
+        self.keep_dataset()
+        send_checkpoint(self.store, prepared, keep=self.config.store.keep, confirm=self._writer.confirm)
+
+    def keep_dataset(self) -> None:
+        """Send the dataset if the store does not have it; the thread that sends may be at it as well."""
+        with self._one_at_a_time:
+            if self.dataset_copy.exists():
+                self._writer.confirm()
+                save_dataset(self.store, self.dataset_copy)
+                shutil.rmtree(self.dataset_copy)
+
+    def check(self) -> None:
+        """Raise RunFailed where checkpoints no longer reach the store, or another session took it."""
+        if self._uploader is not None:
+            self._uploader.check()
+
+    def words(self) -> str:
+        """What the progress line says about the store; empty while all is well."""
+        return self._uploader.words() if self._uploader is not None else ""
+
+    def expected_seconds(self, otherwise: float) -> float:
+        """How long a checkpoint offered now may take to arrive, one on its way included; `otherwise` before any did."""
+        assert self._uploader is not None
+        measured = self._uploader.expected_seconds
+        if measured is None:
+            return otherwise
+        return measured * (2.0 if self._uploader.words() else 1.0)
+
+    def flush(self, seconds: float) -> None:
+        """Wait until the last checkpoint has arrived, at most `seconds` (and FLUSH_AT_LEAST).
+
+        Raises RunFailed where it has not: with the reason, and what the store holds instead.
+        """
+        assert self._uploader is not None
+        if self._uploader.flush(max(seconds, FLUSH_AT_LEAST)):
+            return
+        why = self._uploader.problem or "it takes longer than there was time"
+        newest = self._uploader.sent or "nothing of this session"
+        raise RunFailed(
+            f"the last checkpoint did not reach {self.store.describe()} ({why}): the newest there is {newest}"
+        )
+
+    def close(self) -> None:
+        """End the thread and give the lease back. What cannot be given back is told: the next session waits it out."""
+        if self._uploader is not None:
+            self._uploader.close()
+        try:
+            self._writer.release()
+        except KelronError as error:
+            self.say(f"the lease of this session stays in the store: {error}")
