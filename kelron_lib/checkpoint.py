@@ -146,9 +146,7 @@ def _upload(store: Store, folder: Path, manifest: Manifest, config_json: bytes) 
     """Send the files, the manifest last, and read all of it back."""
     _discard(store, manifest.prefix)
     try:
-        for name in manifest.files:
-            if name != CONFIG:
-                store.put_file(folder / name, f"{manifest.prefix}/{name}")
+        store.put_files({f"{manifest.prefix}/{name}": folder / name for name in manifest.files if name != CONFIG})
         store.write_bytes(f"{manifest.prefix}/{CONFIG}", config_json)
         store.write_bytes(f"{manifest.prefix}/{MANIFEST}", manifest.encode())
         if problems := verify(store, manifest):

@@ -107,8 +107,7 @@ def save_dataset(store: Store, folder: Path) -> None:
     files = record_files(folder, _names(folder))
     _discard(store)
     try:
-        for name in files:
-            store.put_file(folder / name, f"{FOLDER}/{name}")
+        store.put_files({f"{FOLDER}/{name}": folder / name for name in files})
         store.write_bytes(SEAL, StoredDataset(fingerprint(folder), files).encode())
         stored_dataset(store)
     except KelronError as error:

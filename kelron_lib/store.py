@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,11 @@ class Store(Protocol):
     when only the file asked for cannot be had, so that a caller never takes an outage for damage.
     """
 
+    beat_seconds: float
+    """How often a session may write its sign of life here."""
+    settle_seconds: float
+    """How long after two writes at one moment every reader sees which one stayed."""
+
     def list(self, prefix: str = "") -> Sequence[Entry]:
         """The files under the folder `prefix` (empty: all), sorted by path."""
 
@@ -65,6 +70,9 @@ class Store(Protocol):
 
     def put_file(self, local: Path, path: str) -> None:
         """Upload a file of any size. It appears under `path` complete, or not at all."""
+
+    def put_files(self, files: Mapping[str, Path]) -> None:
+        """Upload several, by their paths in the store, in as few changes as it takes."""
 
     def get_file(self, path: str, local: Path) -> None:
         """Download a file of any size to `local`, whose folder exists."""
@@ -116,6 +124,9 @@ class FolderStore:
     Files are copied, never hard-linked: a trainer truncates a file that it saves again, which would reach
     through the link into the store.
     """
+
+    beat_seconds = 60.0
+    settle_seconds = 0.0
 
     def __init__(self, root: Path) -> None:
         """Raises KelronError where `root` cannot be a store; creates nothing."""
@@ -169,6 +180,10 @@ class FolderStore:
     def put_file(self, local: Path, path: str) -> None:
         with self._replacing(path) as temporary:
             shutil.copyfile(local, temporary)
+
+    def put_files(self, files: Mapping[str, Path]) -> None:
+        for path, local in files.items():
+            self.put_file(local, path)
 
     def get_file(self, path: str, local: Path) -> None:
         source = self._local(path)

@@ -189,7 +189,7 @@ def test_two_sessions_on_one_store_are_not_let_in(small_config, small_data, tmp_
             beat += 1
             store.write_bytes(LEASE, replace(other, beat=beat).encode())
 
-    monkeypatch.setattr(module, "Writer", partial(module.Writer, beat_seconds=0.2, stale_seconds=1.0))
+    monkeypatch.setattr(FolderStore, "beat_seconds", 0.2)
     thread = threading.Thread(target=live)
     thread.start()
     try:
