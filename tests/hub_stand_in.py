@@ -4,9 +4,9 @@ In a test: `with StandIn(folder) as hub:` and then `HfApi(endpoint=hub.url, toke
 `python tests/hub_stand_in.py --port 8123 --folder F`, and HF_ENDPOINT and HF_TOKEN set before they import the client.
 
 The state lies in a folder: `repos.json`, `buckets.json`, contents by their sha256 in `blobs/`, and what hf_xet
-stores in `cas/`. The server reads every content that it is told of and knows it by the digest that it computed
-itself, so a digest in a listing is proven. What it cannot show: the real Hub's quotas, its rate limits, its
-content delivery network, and how long things take.
+uploads in `cas/`. The server reads every content that it is told of and knows it by the digest that it computed
+itself, so a digest in a listing is proven. Downloads go over plain HTTP; through hf_xet, a session finds only what
+it uploaded. What this cannot show: the real Hub's quotas and rate limits, and how long things take.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import argparse
 import base64
 import hashlib
 import json
+import os
 import re
 import secrets
+import shutil
 import socket
 import struct
 import threading
@@ -65,7 +67,7 @@ class Fault:
     """What goes wrong with the next `times` requests of a route (after `skip` that go well)."""
 
     route: str
-    """A name in ROUTES."""
+    """A name in ROUTES, or `*` for any."""
     kind: str
     """`status`, `slow`, `cut` (nothing done, no answer), `cut_body` (half an answer), `lost` (done, no answer),
     `partial` (a bucket batch of which only the first half is done), `quota`."""
@@ -98,7 +100,8 @@ class StandIn:
         """The route of every request so far."""
         self.lock = threading.RLock()
         self.fault_lock = threading.Lock()  # its own: a commit asks this very server for a xet token
-        self._xet_session: object = None
+        self._shards: set[Path] = set()
+        self._xet_files: dict[str, tuple[str, int, Path]] = {}
         for name in ("blobs", "cas"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.repos: dict[str, dict] = self._load("repos")
@@ -121,7 +124,7 @@ class StandIn:
 
     def fail(self, route: str, kind: str, **details: object) -> None:
         """The next request of `route` fails; see Fault."""
-        assert any(route == name for _, _, name in ROUTES), route
+        assert route == "*" or any(route == name for _, _, name in ROUTES), route
         self.faults.append(Fault(route, kind, **details))
 
     def commits(self, repo: str) -> list[str]:
@@ -181,35 +184,48 @@ class StandIn:
 
         return hf_xet.hash_files([str(path)])[0].hash
 
-    def xet_read(self, xet: str, size: int) -> bytes:
-        """Reassemble a content that a client has uploaded through hf_xet."""
+    def xet_read(self, digest: str) -> tuple[bytes, str]:
+        """A content that a client has uploaded through hf_xet, by its sha256 or xet hash; and its xet hash."""
         import hf_xet
 
-        if size == 0:
-            return b""
-        with self.lock:
-            self._xet_session = self._xet_session or hf_xet.XetSession()
-        target = self.folder / f"xet-{secrets.token_hex(4)}"
+        if (found := self.xet_file(digest)) is None:
+            raise Refused(422, f"the content {digest} was never uploaded")
+        xet, size, storage = found
+        name = f"read-{secrets.token_hex(4)}"
+        target = self.folder / "cas" / name
         try:
-            with self._xet_session.new_file_download_group(
-                token_refresh_url=f"{self.url}/api/models/x/x/xet-read-token/main",
+            # From a copy: hf_xet locks a database there, which its uploader may still hold.
+            shutil.copytree(storage / "xet" / "xorbs", target / "xet" / "xorbs", copy_function=link_or_copy)
+            with hf_xet.XetSession().new_file_download_group(
+                token_refresh_url=f"{self.url}/api/models/x/{name}/xet-read-token/main",
                 token_refresh_headers={"authorization": f"Bearer {self.token}"},
                 custom_headers={},
                 progress_callback=None,
             ) as group:
-                group.start_download_file(hf_xet.XetFileInfo(xet, size), str(target))
-            return target.read_bytes()
+                group.start_download_file(hf_xet.XetFileInfo(xet, size), str(target / "file"))
+            return (target / "file").read_bytes(), xet
         except (OSError, RuntimeError) as error:
-            raise Refused(422, f"xet content {xet} is not in the store: {error}") from error
+            raise Refused(422, f"the content {digest} cannot be read: {error}") from error
         finally:
-            target.unlink(missing_ok=True)
+            shutil.rmtree(target, ignore_errors=True)
 
-    def xet_files(self) -> dict[str, tuple[str, int]]:
-        """The xet hash and size of every uploaded file, by sha256 (or, where none was given, by xet hash)."""
-        known = {}
-        for shard in (self.folder / "cas").rglob("shards/*.mdb"):
-            known.update(files_of_shard(shard.read_bytes()))
-        return known
+    def xet_file(self, digest: str) -> tuple[str, int, Path] | None:
+        """Xet hash, size and storage of an uploaded file."""
+        with self.fault_lock:
+            for shard in (self.folder / "cas").glob("*/xet/xorbs/shards/*.mdb"):
+                if shard not in self._shards and not shard.parents[3].name.startswith("read-"):
+                    self._shards.add(shard)
+                    for name, (xet, size) in files_of_shard(shard.read_bytes()).items():
+                        self._xet_files[name] = (xet, size, shard.parents[3])
+            return self._xet_files.get(digest)
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Contents never change, so a link will do; the database does."""
+    if source.endswith(".redb"):
+        shutil.copyfile(source, target)
+    else:
+        os.link(source, target)
 
 
 def files_of_shard(data: bytes) -> dict[str, tuple[str, int]]:
@@ -237,6 +253,8 @@ class Handler(BaseHTTPRequestHandler):
 
     hub: StandIn
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = 1 << 16
 
     def log_message(self, *_: object) -> None:
         pass
@@ -277,15 +295,13 @@ class Handler(BaseHTTPRequestHandler):
         self.partial = kind == "partial"
         try:
             if kind == "status":
-                raise Refused(fault.status, fault.message)
+                return self.answer(fault.status, {"error": fault.message}, retry_header(fault))
             if kind == "quota":
                 raise Refused(403, QUOTA)
             self.authorize(route, groups)
             reply = getattr(self, f"on_{route}")(groups, body)
         except Refused as refused:
             headers = {"X-Error-Message": refused.body["error"], "X-Error-Code": refused.code}
-            if fault and fault.retry_after is not None:
-                headers["Retry-After"] = str(fault.retry_after)
             return self.answer(refused.status, refused.body, {k: v for k, v in headers.items() if v})
         if kind == "lost":
             return self.hang_up()
@@ -295,7 +311,7 @@ class Handler(BaseHTTPRequestHandler):
         with self.hub.fault_lock:
             self.hub.requests.append(route)
             for fault in self.hub.faults:
-                if fault.route == route:
+                if fault.route in (route, "*"):
                     if fault.skip > 0:
                         fault.skip -= 1
                         return None
@@ -335,10 +351,10 @@ class Handler(BaseHTTPRequestHandler):
         if sent not in (self.hub.token, self.hub.read_token):
             raise Refused(401, "Invalid credentials in Authorization header")
         foreign = "id" in groups and groups["id"].split("/")[0] not in (self.hub.user, "x")
-        if foreign and not self.is_public(groups["id"]):
+        if foreign and route != "bucket_create" and not self.is_public(groups["id"]):
             raise Refused(404, "Repository not found", "RepoNotFound")
         if (route in WRITES or "xet-write" in self.path) and (foreign or sent != self.hub.token):
-            raise Refused(403, f"the token {sent} has no permission to write here")
+            raise Refused(403, "the token has no permission to write here")
 
     def is_public(self, name: str) -> bool:
         holders = (self.hub.repos.get(name), self.hub.buckets.get(name))
@@ -482,9 +498,8 @@ class Handler(BaseHTTPRequestHandler):
     def large_record(self, oid: str) -> dict:
         if self.hub.blob(oid).exists():
             return self.hub.record(self.hub.blob(oid).read_bytes(), large=True)
-        if oid not in (uploaded := self.hub.xet_files()):
-            raise Refused(400, f"the LFS content {oid} was never uploaded")
-        record = self.hub.record(self.hub.xet_read(*uploaded[oid]), large=True, xet=uploaded[oid][0])
+        data, xet = self.hub.xet_read(oid)
+        record = self.hub.record(data, large=True, xet=xet)
         if record["sha256"] != oid:
             raise Refused(400, f"the LFS content {oid} has another digest")
         return record
@@ -529,16 +544,14 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": commit["oid"]}
         if not record["lfs"]:
             return self.ranged(record, headers | {"ETag": f'"{record["git"]}"'})
-        refresh = f"{self.hub.url}/api/models/{groups['id']}/xet-read-token/{commit['oid']}"
-        return self.redirected(record, headers, refresh)
+        return self.redirected(record, headers)
 
-    def redirected(self, record: dict, headers: dict[str, str], refresh: str) -> tuple:
+    def redirected(self, record: dict, headers: dict[str, str]) -> tuple:
         """Large contents come from elsewhere, by a signed address."""
         # Another host by its name: the client does not follow it for metadata, nor sends it the token.
         target = f"http://localhost:{self.hub.port}/cdn/{record['sha256']}?X-Amz-Signature={self.hub.signature}"
         linked = {"X-Linked-Size": str(record["size"]), "X-Linked-ETag": f'"{record["sha256"]}"'}
-        xet = {"X-Xet-Hash": record["xet"], "X-Xet-Refresh-Route": refresh}
-        return 302, b"", headers | linked | xet | {"Location": target, "ETag": f'"{record["sha256"]}"'}
+        return 302, b"", headers | linked | {"Location": target, "ETag": f'"{record["sha256"]}"'}
 
     def on_cdn(self, groups: dict, _: bytes) -> tuple:
         if self.query.get("X-Amz-Signature") != self.hub.signature:
@@ -557,8 +570,11 @@ class Handler(BaseHTTPRequestHandler):
 
     # --- xet, buckets ---
 
-    def on_xet_token(self, *_: object) -> tuple:
-        cas, token, expires = f"local://{self.hub.folder / 'cas'}", "xet-token", int(time.time()) + 3600
+    def on_xet_token(self, groups: dict, _: bytes) -> tuple:
+        # Each session has its own storage, since no two processes can open one at once.
+        session = re.sub(r"\W", "", self.headers.get("X-Xet-Session-Id", "none"))
+        session = groups["id"].removeprefix("x/") if groups["id"].startswith("x/") else session
+        cas, token, expires = f"local://{self.hub.folder / 'cas' / session}", "xet-token", int(time.time()) + 3600
         headers = {"X-Xet-Cas-Url": cas, "X-Xet-Access-Token": token, "X-Xet-Token-Expiration": str(expires)}
         return 200, {"casUrl": cas, "accessToken": token, "exp": expires}, headers
 
@@ -590,18 +606,18 @@ class Handler(BaseHTTPRequestHandler):
         lines = [json.loads(line) for line in body.splitlines()]
         done = len(lines) // 2 if self.partial else len(lines)
         failed = [{"path": line["path"], "error": "internal error"} for line in lines[done:]]
-        uploaded = self.hub.xet_files() if any(line["type"] == "addFile" for line in lines) else {}
         for line in lines[:done]:
             if line["type"] == "deleteFile":
                 with self.hub.lock:
                     files.pop(line["path"], None)
                 continue
-            xet = line["xetHash"]
-            empty = xet == "0" * 64
-            if not empty and xet not in uploaded:
-                failed.append({"path": line["path"], "error": f"xet content {xet} is not in the store"})
-                continue
-            data = b"" if empty else self.hub.xet_read(*uploaded[xet])
+            xet, data = line["xetHash"], b""
+            if xet != "0" * 64:
+                try:
+                    data, _ = self.hub.xet_read(xet)
+                except Refused as refused:
+                    failed.append({"path": line["path"], "error": str(refused)})
+                    continue
             with self.hub.lock:
                 files[line["path"]] = self.hub.record(data, large=True, xet=xet)
         with self.hub.lock:
@@ -622,8 +638,13 @@ class Handler(BaseHTTPRequestHandler):
         files = self.bucket(groups)["files"]
         if groups["path"] not in files:
             raise Refused(404, "Entry not found", "EntryNotFound")
+        record = files[groups["path"]]
         refresh = f"{self.hub.url}/api/buckets/{groups['id']}/xet-read-token"
-        return self.redirected(files[groups["path"]], {}, refresh)
+        return self.redirected(record, {"X-Xet-Hash": record["xet"], "X-Xet-Refresh-Route": refresh})
+
+
+def retry_header(fault: Fault) -> dict[str, str]:
+    return {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
 
 
 def repo_item(path: str, record: dict) -> dict:
