@@ -26,6 +26,7 @@ import time
 from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 ID = r"(?P<id>[^/]+/[^/]+)"
@@ -100,6 +101,7 @@ class StandIn:
         """The route of every request so far."""
         self.lock = threading.RLock()
         self.fault_lock = threading.Lock()  # its own: a commit asks this very server for a xet token
+        self._xet_session: Any = None
         self._shards: set[Path] = set()
         self._xet_files: dict[str, tuple[str, int, Path]] = {}
         for name in ("blobs", "cas"):
@@ -196,7 +198,8 @@ class StandIn:
         try:
             # From a copy: hf_xet locks a database there, which its uploader may still hold.
             shutil.copytree(storage / "xet" / "xorbs", target / "xet" / "xorbs", copy_function=link_or_copy)
-            with hf_xet.XetSession().new_file_download_group(
+            self._xet_session = self._xet_session or hf_xet.XetSession()
+            with self._xet_session.new_file_download_group(
                 token_refresh_url=f"{self.url}/api/models/x/{name}/xet-read-token/main",
                 token_refresh_headers={"authorization": f"Bearer {self.token}"},
                 custom_headers={},

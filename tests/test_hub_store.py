@@ -578,7 +578,7 @@ def test_local_files_that_vanish_or_find_no_room(session, tmp_path):
 
 @pytest.mark.parametrize("fault", ["cut", "lost", "status"])
 def test_a_fault_at_any_request_of_a_save_is_survived(stand_in, kind, tmp_path, fault):
-    """Sampled: every eleventh request of a save, the first that creates it included."""
+    """Sampled: every seventeenth request of a save, the first that creates it included."""
     folder = trainer_folder(tmp_path / "work", 100)
     skip, finished = {"cut": 0, "lost": 2, "status": 4}[fault], False
     while not finished:
@@ -593,7 +593,7 @@ def test_a_fault_at_any_request_of_a_save_is_survived(stand_in, kind, tmp_path, 
         if kind != "bucket":
             titles = stand_in.commits("me/cells")
             assert len(titles) == len(set(titles)) == 1 + len(FILES) + 3
-        skip += 11
+        skip += 17
     assert skip > 30
 
 
