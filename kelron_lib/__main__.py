@@ -66,7 +66,7 @@ def _chat(args: argparse.Namespace, config: RunConfig) -> int:
 
 
 def _store(args: argparse.Namespace, config: RunConfig) -> int:
-    from kelron_lib.store import open_store
+    from kelron_lib.stores import open_store
     from kelron_lib.verify import list_lines, verify_store
 
     store = open_store(args.url, must_exist=True)

@@ -23,6 +23,8 @@ class HubStore(ABC):
     """A store on the Hub. All its files lie under the folder `prefix`; nothing else is touched."""
 
     kind: str
+    beat_seconds: float
+    settle_seconds = 5.0
 
     def __init__(self, name: str, prefix: str, hub: Hub, *, allow_foreign: bool = False) -> None:
         """`name`: NAMESPACE/NAME. Raises KelronError for a prefix that is no plain path."""

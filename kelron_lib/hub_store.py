@@ -49,6 +49,7 @@ class RepoStore(HubStore):
     """A private model repo: every change is one commit, on top of the one that was read before."""
 
     kind = "repo"
+    beat_seconds = 300.0  # each is a commit
 
     def squash(self) -> None:
         """Make one commit of the whole history, so that deleted files take no storage; they cannot come back."""
@@ -131,6 +132,7 @@ class BucketStore(HubStore):
     """A private bucket: what is deleted is gone at once, and large files share what they have in common."""
 
     kind = "bucket"
+    beat_seconds = 60.0
 
     def _info(self) -> Any:
         return self.hub.api.bucket_info(self.name)

@@ -84,26 +84,6 @@ class Store(Protocol):
         """The store in words, for messages."""
 
 
-def open_store(url: str | Path, *, write: bool = False, must_exist: bool = False) -> Store:
-    """The store behind a URL: a path is a folder, made on the first write if its parent exists.
-
-    With `write` the folder is made and proven to take a file now, so that a run does not learn at its first
-    save that it cannot keep anything; with `must_exist` an absent folder is an error. Raises KelronError for
-    these, for a kind of store that this version does not have, and for a folder that cannot be used.
-    """
-    text = str(url).strip()
-    if not text:
-        raise KelronError("the store's URL is empty: name a folder")
-    if "://" in text:
-        raise KelronError(f"cannot open {text!r}: this version has folder stores only; name a folder instead")
-    store = FolderStore(Path(text))
-    if must_exist and not store.root.exists():
-        raise KelronError(f"there is no store at {text}: check the path")
-    if write:
-        store.prepare()
-    return store
-
-
 def sha256_file(path: Path) -> str:
     """Hex digest of a local file, read in blocks."""
     with path.open("rb") as file:

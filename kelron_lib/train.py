@@ -39,7 +39,8 @@ from kelron_lib.runtime import (
 from kelron_lib.schedule import check_processes
 from kelron_lib.session import STATUS_FILE, Status, make_status, read_status, record_session, write_losses, write_status
 from kelron_lib.space import require_space
-from kelron_lib.store import Store, open_store
+from kelron_lib.store import Store
+from kelron_lib.stores import open_store
 from kelron_lib.verify import newest_verified
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")

@@ -17,7 +17,8 @@ from kelron_lib.checkpoint import save_checkpoint
 from kelron_lib.errors import KelronError
 from kelron_lib.manifest import LATEST, MANIFEST, Manifest, Pointer, compare, required_files, step_folder, step_of
 from kelron_lib.restore import restore
-from kelron_lib.store import DamagedFile, FolderStore, open_store
+from kelron_lib.store import DamagedFile, FolderStore
+from kelron_lib.stores import open_store
 from kelron_lib.verify import latest, list_checkpoints, list_lines, verify, verify_store
 
 RUN = {

@@ -14,12 +14,15 @@ import pytest
 from test_checkpoint import FILES, RUN, content, save, trainer_folder
 
 from kelron_lib import hub_client
-from kelron_lib.checkpoint import latest, restore, save_checkpoint, verify, verify_store
+from kelron_lib.checkpoint import save_checkpoint
 from kelron_lib.errors import KelronError
 from kelron_lib.hub_client import Backoff, Hub, scrub
 from kelron_lib.hub_store import open_hub_store
 from kelron_lib.manifest import LATEST
-from kelron_lib.store import DamagedFile, Entry, MissingFile, open_store
+from kelron_lib.restore import restore
+from kelron_lib.store import DamagedFile, Entry, MissingFile
+from kelron_lib.stores import open_store
+from kelron_lib.verify import latest, verify, verify_store
 
 URLS = {
     "bucket": "hf://buckets/me/cells/run-1",
@@ -673,8 +676,10 @@ def test_what_is_scrubbed():
 SAVE = """
 import sys
 from pathlib import Path
-from kelron_lib.checkpoint import restore, save_checkpoint, verify_store
+from kelron_lib.checkpoint import save_checkpoint
 from kelron_lib.hub_store import open_hub_store
+from kelron_lib.restore import restore
+from kelron_lib.verify import verify_store
 import json
 store = open_hub_store(sys.argv[1])
 if store.list():

@@ -16,7 +16,8 @@ from kelron_lib.errors import KelronError, RunFailed
 from kelron_lib.keeper import Keeper
 from kelron_lib.lease import LEASE, Lease, read_lease
 from kelron_lib.session import read_status
-from kelron_lib.store import FolderStore, open_store
+from kelron_lib.store import FolderStore
+from kelron_lib.stores import open_store
 from kelron_lib.train import train
 from kelron_lib.upload import Uploader
 from kelron_lib.verify import latest, verify_store

@@ -12,7 +12,8 @@ import pytest
 
 from kelron_lib.errors import KelronError
 from kelron_lib.lease import LEASE, Lease, LostLease, Writer, read_lease
-from kelron_lib.store import DamagedFile, open_store
+from kelron_lib.store import DamagedFile
+from kelron_lib.stores import open_store
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_a_session_that_ends_while_it_is_watched_gives_way_at_once(store):
 
 def test_a_killed_process_of_this_machine_is_taken_over_without_waiting(store):
     code = (
-        f"from kelron_lib.lease import Writer; from kelron_lib.store import open_store; import os, signal\n"
+        f"from kelron_lib.lease import Writer; from kelron_lib.stores import open_store; import os, signal\n"
         f"Writer(open_store({str(store.root)!r}), settle_seconds=0).acquire(); os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9

@@ -14,7 +14,7 @@ from kelron_lib.config import apply_overrides
 from kelron_lib.errors import KelronError, ProcessFailed
 from kelron_lib.launch import Cluster, run_processes
 from kelron_lib.processes import World, processes_for
-from kelron_lib.store import open_store
+from kelron_lib.stores import open_store
 from kelron_lib.train import train
 from kelron_lib.verify import latest
 

@@ -19,7 +19,7 @@ from kelron_lib.placement import checkpoint_bytes, workload
 from kelron_lib.runtime import SessionClock, no_space
 from kelron_lib.session import read_status
 from kelron_lib.space import base_shape, require_space
-from kelron_lib.store import open_store
+from kelron_lib.stores import open_store
 from kelron_lib.train import train
 from kelron_lib.verify import latest, verify_store
 

@@ -10,7 +10,8 @@ import pytest
 
 from kelron_lib import store as store_module
 from kelron_lib.errors import KelronError
-from kelron_lib.store import DamagedFile, Entry, MissingFile, open_store
+from kelron_lib.store import DamagedFile, Entry, MissingFile
+from kelron_lib.stores import open_store
 
 
 @pytest.fixture
@@ -155,10 +156,15 @@ def test_a_bad_sector_is_damage_and_a_refusal_is_not(store, monkeypatch, tmp_pat
     assert not isinstance(caught.value, DamagedFile)
 
 
-@pytest.mark.parametrize("url", ["hf://buckets/me/run", "hf://me/run", "kaggle://me/kernel", "s3://x"])
-def test_only_folder_stores_yet(url):
-    with pytest.raises(KelronError, match=r"this version has folder stores only; name a folder"):
+@pytest.mark.parametrize("url", ["hf://buckets/me/run", "hf://me/run", "hf://", "kaggle://me/kernel", "s3://x"])
+def test_a_url_that_is_no_store_says_what_would_be_one(url):
+    with pytest.raises(KelronError, match=r"hf://buckets/NAMESPACE/NAME/RUN"):
         open_store(url)
+
+
+@pytest.mark.parametrize("url", ["hf://buckets/me/cells/run", "hf://me/cells/run"])
+def test_a_hub_store_is_opened_without_reaching_for_it(url):
+    assert open_store(url).describe() == f"Hub {'bucket' if 'buckets' in url else 'repo'} me/cells/run"
 
 
 def test_stores_that_cannot_be_reached(tmp_path):

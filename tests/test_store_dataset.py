@@ -7,7 +7,8 @@ import pytest
 from kelron_lib.data import fingerprint
 from kelron_lib.dataset import SEAL, fetch_dataset, has_dataset, holds_dataset, save_dataset, stored_dataset
 from kelron_lib.errors import KelronError
-from kelron_lib.store import DamagedFile, FolderStore, open_store
+from kelron_lib.store import DamagedFile, FolderStore
+from kelron_lib.stores import open_store
 
 
 def content(folder):

@@ -16,7 +16,7 @@ from kelron_lib.data import fingerprint
 from kelron_lib.errors import KelronError
 from kelron_lib.runtime import SessionClock, exclusive
 from kelron_lib.session import make_status, read_status, write_status
-from kelron_lib.store import open_store
+from kelron_lib.stores import open_store
 from kelron_lib.train import train
 from kelron_lib.verify import latest, verify_store
 

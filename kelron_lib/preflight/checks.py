@@ -9,13 +9,14 @@ from pathlib import Path
 
 from kelron_lib.config import RunConfig
 from kelron_lib.errors import KelronError
+from kelron_lib.hub_base import HubStore
 from kelron_lib.placement import ModelShape, Plan, Workload
 from kelron_lib.placement.memory import GIB
 from kelron_lib.placement.speed import OVERHEAD
 from kelron_lib.preflight import machine, needs
 from kelron_lib.preflight.machine import Devices
 from kelron_lib.runtime import SessionClock, duration, on_kaggle
-from kelron_lib.store import open_store
+from kelron_lib.stores import open_store
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
 OTHER_JOBS = 0.1
@@ -193,10 +194,13 @@ def check_network(needed_for: Sequence[str]) -> Check:
 
 
 def check_store(config: RunConfig, out: Path) -> Check:
-    """Whether the store is of a kind that this version has, and outlives the session."""
+    """Whether the store is of a kind that this version has, can be reached, and outlives the session."""
     url = config.store.url
     try:
-        found = open_store(url).describe() if url else f"folder {out / 'store'}, made with the run"
+        store = open_store(url) if url else None
+        found = store.describe() if store else f"folder {out / 'store'}"
+        if store is None or (isinstance(store, HubStore) and not store.exists()):
+            found += ", made with the run"
     except KelronError as error:
         return Check("store", FAILED, str(error))
     place = Path(url or out).absolute()

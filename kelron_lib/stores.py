@@ -1,0 +1,38 @@
+"""One URL chooses the store: a folder, a bucket or a model repo on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kelron_lib.errors import KelronError
+from kelron_lib.hub_store import SCHEME as HUB_SCHEME
+from kelron_lib.hub_store import open_hub_store
+from kelron_lib.store import FolderStore, Store
+
+
+def open_store(url: str | Path, *, write: bool = False, must_exist: bool = False) -> Store:
+    """The store behind `path/`, `hf://buckets/NAMESPACE/NAME/RUN` (a bucket) or `hf://NAMESPACE/NAME/RUN` (a repo).
+
+    It is made on the first write: a folder if its parent exists, on the Hub in the token's own namespace and private.
+    With `write` it is made and proven to take a file now, so that a run does not learn at its first save that it
+    cannot keep anything; with `must_exist` an absent one is an error. Raises KelronError for these, for a kind of
+    store that this version does not have, and for one that cannot be used.
+    """
+    text = str(url).strip()
+    if not text:
+        raise KelronError("the store's URL is empty: name a folder")
+    if text.startswith(HUB_SCHEME):
+        hub = open_hub_store(text)
+        if must_exist and not hub.exists():
+            raise KelronError(f"there is no {hub.describe()}: check the URL, and that your token may see it")
+        if write:
+            hub.prepare()
+        return hub
+    if "://" in text:
+        raise KelronError(f"cannot open {text!r}: name a folder, or hf://buckets/NAMESPACE/NAME/RUN on the Hub")
+    folder = FolderStore(Path(text))
+    if must_exist and not folder.root.exists():
+        raise KelronError(f"there is no store at {text}: check the path")
+    if write:
+        folder.prepare()
+    return folder
