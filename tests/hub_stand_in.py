@@ -71,7 +71,7 @@ class Fault:
     """A name in ROUTES, or `*` for any."""
     kind: str
     """`status`, `slow`, `cut` (nothing done, no answer), `cut_body` (half an answer), `lost` (done, no answer),
-    `partial` (a bucket batch of which only the first half is done), `quota`."""
+    `partial` (a bucket batch of which only the first half is done), `silent` (the same, and no word of it), `quota`."""
     times: int = 1
     skip: int = 0
     status: int = 500
@@ -295,7 +295,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.hang_up()
         if kind == "slow":
             time.sleep(fault.seconds)
-        self.partial = kind == "partial"
+        self.fault_kind = kind
         try:
             if kind == "status":
                 return self.answer(fault.status, {"error": fault.message}, retry_header(fault))
@@ -607,8 +607,9 @@ class Handler(BaseHTTPRequestHandler):
     def on_bucket_batch(self, groups: dict, body: bytes) -> tuple:
         files = self.bucket(groups)["files"]
         lines = [json.loads(line) for line in body.splitlines()]
-        done = len(lines) // 2 if self.partial else len(lines)
+        done = len(lines) // 2 if self.fault_kind in ("partial", "silent") else len(lines)
         failed = [{"path": line["path"], "error": "internal error"} for line in lines[done:]]
+        failed = [] if self.fault_kind == "silent" else failed
         for line in lines[:done]:
             if line["type"] == "deleteFile":
                 with self.hub.lock:

@@ -419,20 +419,28 @@ def test_a_change_of_somebody_else_meanwhile_is_no_error(session):
     assert "answered 412" in session.said[0]
 
 
-def test_a_batch_of_which_only_a_part_was_done_is_completed(stand_in, tmp_path):
+@pytest.mark.parametrize(
+    ("fault", "sending", "deleting"),
+    [
+        ("partial", "only a part was done", "only a part was done"),
+        ("silent", "3 of 5 did not arrive as they are here", "1 files are still there"),
+    ],
+)
+def test_a_batch_of_which_only_a_part_was_done_is_completed(stand_in, tmp_path, fault, sending, deleting):
     session = Session(stand_in, "bucket")
     session.store.prepare()
     files = {}
     for index in range(5):
         files[f"{index}.pt"] = tmp_path / str(index)
         files[f"{index}.pt"].write_bytes(os.urandom(1000))
-    stand_in.fail("bucket_batch", "partial")
+    stand_in.fail("bucket_batch", fault)
     session.store.put_files(files)
     assert session.content() == {path: local.read_bytes() for path, local in files.items()}
-    assert "only a part was done" in session.said[0]
-    stand_in.fail("bucket_batch", "partial")
+    assert sending in session.said[0]
+    stand_in.fail("bucket_batch", fault)
     session.store.delete("0.pt")
     assert session.content().keys() == {"1.pt", "2.pt", "3.pt", "4.pt"}
+    assert deleting in session.said[1]
 
 
 @pytest.mark.parametrize("fault", [{"kind": "status", "status": 503}, {"kind": "cut"}], ids=["503", "cut"])
