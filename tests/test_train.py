@@ -323,7 +323,7 @@ def test_an_empty_store_is_not_resumed(small_config, small_data, tmp_path):
     ("override", "words"),
     [
         ("store.url={out}/nowhere/store", "create or mount"),
-        ("store.url=hf://me/run", "folder stores only"),
+        ("store.url=hf://me/run", "no store on the Hub"),
     ],
 )
 def test_a_session_that_cannot_start_replaces_the_status_of_the_one_before(
