@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from kelron_lib.errors import KelronError
+from kelron_lib.files import write_whole
 
 SESSION_START_VARIABLE = "KELRON_SESSION_START"
 BATCH_VARIABLE = "KELRON_BATCH"
@@ -177,10 +178,7 @@ def no_space(error: BaseException) -> KelronError | None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
