@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,14 +25,14 @@ from kelron_lib.tiny.tokenizer import TRAINING_CHATS, VOCAB_SIZE, build_tokenize
 
 RECIPE_FILE = "tiny_base.json"
 BETAS, WEIGHT_DECAY, CLIP_NORM = (0.9, 0.95), 0.05, 1.0
-TOKENIZER_SEED_OFFSET, SHUFFLE_SEED_OFFSET = 1, 2
+TOKENIZER_SEED_OFFSET, SHUFFLE_SEED_OFFSET, STREAM_SEED_STEP = 1, 2, 1000
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides the weights, besides the code and the libraries' versions."""
 
-    steps: int = 2900
+    steps: int = 5200
     """Optimizer steps."""
     seed: int = 20
     """Of the corpus and the initial weights; the tokenizer's corpus has the next one."""
@@ -46,6 +47,8 @@ class Recipe:
     """Share of the peak rate at the last step."""
     tokenizer_chats: int = TRAINING_CHATS
     """Conversations that the tokenizer learns its merges from."""
+    streams: int = 4
+    """Processes that make batches, each of a corpus of its own; the steps take from them in turn."""
     threads: int = 1
     """CPU threads of torch: sums are split by thread, so another number gives other last digits."""
     bf16: bool = True
@@ -78,13 +81,13 @@ def _up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def batches(tokenizer: Any, recipe: Recipe) -> Iterator[tuple[Any, Any]]:
+def batches(tokenizer: Any, recipe: Recipe, stream: int = 0) -> Iterator[tuple[Any, Any]]:
     """Endless `(input_ids, labels)`, int64, both (batch, length), padded on the right, similar lengths together."""
     import torch
 
-    group = 16
-    rows = (encode(tokenizer, messages, 1024) for messages in conversations(recipe.seed))
-    generator = torch.Generator().manual_seed(recipe.seed + SHUFFLE_SEED_OFFSET)
+    group, seed = 16, recipe.seed + stream * STREAM_SEED_STEP
+    rows = (encode(tokenizer, messages, 1024) for messages in conversations(seed))
+    generator = torch.Generator().manual_seed(seed + SHUFFLE_SEED_OFFSET)
     while True:
         pool = sorted(itertools.islice(rows, group * recipe.batch_size), key=lambda row: len(row["input_ids"]))
         for index in torch.randperm(group, generator=generator).tolist():
@@ -98,15 +101,21 @@ def batches(tokenizer: Any, recipe: Recipe) -> Iterator[tuple[Any, Any]]:
             yield ids, labels
 
 
-def _ahead(tokenizer: Any, recipe: Recipe) -> Any:
-    """The batches in the same order, made by a process of its own while the model trains."""
-    from torch.utils.data import DataLoader, IterableDataset
+def _ahead(tokenizer: Any, recipe: Recipe) -> Iterator[tuple[Any, Any]]:
+    """The batches of all streams in turn, made by processes of their own while the model trains."""
+    from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
     class Batches(IterableDataset):
         def __iter__(self) -> Iterator[tuple[Any, Any]]:
-            return itertools.islice(batches(tokenizer, recipe), recipe.steps)
+            worker: Any = get_worker_info()
+            share = len(range(worker.id, recipe.steps, recipe.streams))
+            return itertools.islice(batches(tokenizer, recipe, worker.id), share)
 
-    return DataLoader(Batches(), batch_size=None, num_workers=1, prefetch_factor=16, multiprocessing_context="fork")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more streams than cores are no harm here
+        yield from DataLoader(
+            Batches(), batch_size=None, num_workers=recipe.streams, prefetch_factor=16, multiprocessing_context="fork"
+        )
 
 
 def answer_loss(model: Any, ids: Any, labels: Any) -> Any:
@@ -252,10 +261,13 @@ def build(out: Path, *, steps: int = Recipe.steps, seed: int = Recipe.seed, **ch
     recipe = Recipe(steps=steps, seed=seed, **changes)
     out.parent.mkdir(parents=True, exist_ok=True)
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    debug: Any = torch.utils.deterministic
+    fills = debug.fill_uninitialized_memory
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         torch.set_num_threads(recipe.threads)
         torch.use_deterministic_algorithms(True, warn_only=recipe.device != "cpu")
+        debug.fill_uninitialized_memory = False  # a quarter of a GPU's step; nothing reads it
         report = _train_into(staging, recipe)
         (staging / RECIPE_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         staging.chmod(0o755)
@@ -266,5 +278,6 @@ def build(out: Path, *, steps: int = Recipe.steps, seed: int = Recipe.seed, **ch
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
+        debug.fill_uninitialized_memory = fills
         shutil.rmtree(staging, ignore_errors=True)
     return report
