@@ -1,4 +1,4 @@
-"""One URL chooses the store: a folder, a bucket or a model repo on the Hugging Face Hub."""
+"""One URL chooses the store: a folder, a bucket or a model repo on the Hugging Face Hub, a Kaggle kernel's output."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from pathlib import Path
 from kelron_lib.errors import KelronError
 from kelron_lib.hub_store import SCHEME as HUB_SCHEME
 from kelron_lib.hub_store import open_hub_store
+from kelron_lib.kaggle_store import SCHEME as KAGGLE_SCHEME
+from kelron_lib.kaggle_store import DownloadedStore, MountedStore, open_kaggle_store
 from kelron_lib.store import FolderStore, Store
 
 
 def open_store(url: str | Path, *, write: bool = False, must_exist: bool = False) -> Store:
-    """The store behind `path/`, `hf://buckets/NAMESPACE/NAME/RUN` (a bucket) or `hf://NAMESPACE/NAME/RUN` (a repo).
+    """The store behind `path/`, `hf://buckets/NAMESPACE/NAME/RUN` (a bucket), `hf://NAMESPACE/NAME/RUN` (a repo) or
+    `kaggle://OWNER/KERNEL` (the output of a kernel, which can only be read).
 
     It is made on the first write: a folder if its parent exists, on the Hub in the token's own namespace and private.
     With `write` it is made and proven to take a file now, so that a run does not learn at its first save that it
@@ -28,6 +31,8 @@ def open_store(url: str | Path, *, write: bool = False, must_exist: bool = False
         if write:
             hub.prepare()
         return hub
+    if text.startswith(KAGGLE_SCHEME):
+        return _open_kaggle(text, write, must_exist)
     if "://" in text:
         raise KelronError(f"cannot open {text!r}: name a folder, or hf://buckets/NAMESPACE/NAME/RUN on the Hub")
     folder = FolderStore(Path(text))
@@ -36,3 +41,12 @@ def open_store(url: str | Path, *, write: bool = False, must_exist: bool = False
     if write:
         folder.prepare()
     return folder
+
+
+def _open_kaggle(url: str, write: bool, must_exist: bool) -> MountedStore | DownloadedStore:
+    output = open_kaggle_store(url)
+    if write:
+        output.prepare()
+    if must_exist and isinstance(output, DownloadedStore):
+        output.locate()
+    return output

@@ -412,6 +412,8 @@ def test_the_store(monkeypatch, tmp_path):
     far = checks.check_store(resolve("tiny-cpu", ["store.url=ftp://a/b"]), tmp_path)
     assert far.state == "failed"
     assert "ftp://" in far.found
+    output = checks.check_store(resolve("tiny-cpu", ["store.url=kaggle://me/train"]), tmp_path)
+    assert (output.state, "is read-only: name another store URL" in output.found) == ("failed", True)
     monkeypatch.setattr(checks, "on_kaggle", lambda: True)
     assert checks.check_store(TINY, tmp_path / "run").state == "warning"
     assert checks.check_store(TINY, Path("/kaggle/working/run")).state == "ok"

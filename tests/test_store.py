@@ -156,7 +156,7 @@ def test_a_bad_sector_is_damage_and_a_refusal_is_not(store, monkeypatch, tmp_pat
     assert not isinstance(caught.value, DamagedFile)
 
 
-@pytest.mark.parametrize("url", ["hf://buckets/me/run", "hf://me/run", "hf://", "kaggle://me/kernel", "s3://x"])
+@pytest.mark.parametrize("url", ["hf://buckets/me/run", "hf://me/run", "hf://", "s3://x"])
 def test_a_url_that_is_no_store_says_what_would_be_one(url):
     with pytest.raises(KelronError, match=r"hf://buckets/NAMESPACE/NAME/RUN"):
         open_store(url)

@@ -10,6 +10,7 @@ from pathlib import Path
 from kelron_lib.config import RunConfig
 from kelron_lib.errors import KelronError
 from kelron_lib.hub_base import HubStore
+from kelron_lib.kaggle_store import DownloadedStore, MountedStore
 from kelron_lib.placement import ModelShape, Plan, Workload
 from kelron_lib.placement.memory import GIB
 from kelron_lib.placement.speed import OVERHEAD
@@ -198,6 +199,8 @@ def check_store(config: RunConfig, out: Path) -> Check:
     url = config.store.url
     try:
         store = open_store(url) if url else None
+        if isinstance(store, MountedStore | DownloadedStore):
+            store.prepare()  # which says that nothing can be kept there
         found = store.describe() if store else f"folder {out / 'store'}"
         if store is None or (isinstance(store, HubStore) and not store.exists()):
             found += ", made with the run"

@@ -1,0 +1,186 @@
+"""A stand-in for Kaggle on 127.0.0.1: the output of one kernel, listed page by page and downloaded by signed addresses.
+
+Like the real one, a signed address answers GET only, and takes no credentials. `faults` says what goes wrong with the
+next requests of a route, in order: an HTTP status; `cut` (half an answer); `expired` (the addresses given out so far
+are no longer good). What this cannot show: Kaggle's own limits and outages.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import ModuleType, SimpleNamespace
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+USER, KEY = "me", "canary-key-4711"
+LISTING = "/api/v1/kernels.KernelsApiService/ListKernelSessionOutput"
+
+
+class StandIn:
+    """The server, in threads of this process. `files`: the output, by path."""
+
+    def __init__(self, files, *, kernel="me/train", most=7):
+        self.files, self.kernel, self.most = dict(files), kernel, most
+        self.faults = {"list": [], "file": []}
+        self.requests = []
+        self.signature = 1
+        self.ignores_ranges = False
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self):
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._server.server_close()
+
+    def fault(self, route):
+        return self.faults[route].pop(0) if self.faults[route] else None
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: StandIn
+
+    def log_message(self, *_):
+        pass
+
+    def _answer(self, status, body=b"", **headers):
+        self.send_response(status)
+        for name, value in {"Content_Length": len(body), **headers}.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _json(self, status, value, **headers):
+        self._answer(status, json.dumps(value).encode(), Content_Type="application/json", **headers)
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or "{}")
+        self.hub.requests.append(("list", asked.get("pageToken") or ""))
+        fault = self.hub.fault("list")
+        login = base64.b64encode(f"{USER}:{KEY}".encode()).decode()
+        if isinstance(fault, int):
+            self._json(fault, {"code": fault, "message": "told to fail"}, Retry_After=7)
+        elif self.path != LISTING:
+            self._json(404, {"code": 404, "message": f"no such method {self.path}"})
+        elif self.headers.get("Authorization") != f"Basic {login}":
+            self._json(401, {"code": 401, "message": "Unauthenticated"})
+        elif f"{asked['userName']}/{asked['kernelSlug']}" != self.hub.kernel:
+            self._json(403, {"code": 403, "message": "Permission 'kernels.get' was denied"})
+        else:
+            self._json(200, self._page(int(asked.get("pageToken") or 0), int(asked.get("pageSize") or 20)))
+
+    def _page(self, first, size):
+        names, last = sorted(self.hub.files), first + min(size, self.hub.most)
+        address = f"{self.hub.url}/files/%s?signature={self.hub.signature}"
+        files = [{"fileName": name, "url": address % quote(name)} for name in names[first:last]]
+        return {"files": files, "log": "", "nextPageToken": str(last) if last < len(names) else ""}
+
+    def do_GET(self):
+        url = urlsplit(self.path)
+        name = unquote(url.path.removeprefix("/files/"))
+        self.hub.requests.append(("file", name, self.headers.get("Range", "")))
+        fault = self.hub.fault("file")
+        if fault == "expired":
+            self.hub.signature += 1
+        signed = parse_qs(url.query).get("signature") == [str(self.hub.signature)]
+        if isinstance(fault, int):
+            self._answer(fault, b"<html>an error page</html>")
+        elif not signed or self.headers.get("Authorization"):
+            self._answer(403, b"<Error>SignatureDoesNotMatch</Error>")
+        elif name not in self.hub.files:
+            self._answer(404, b"<Error>NoSuchKey</Error>")
+        else:
+            self._content(self.hub.files[name], fault)
+
+    def _content(self, content, fault):
+        first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        if self.hub.ignores_ranges or "Range" not in self.headers:
+            status, part, headers = 200, content, {}
+        elif int(first) >= len(content):
+            self._answer(416, b"", Content_Range=f"bytes */{len(content)}")
+            return
+        else:
+            part = content[int(first) : int(last) + 1 if last else None]
+            status, headers = 206, {"Content_Range": f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}"}
+        if fault == "cut":
+            self._answer(status, part[: len(part) // 2], **headers, Content_Length=len(part))
+            self.close_connection = True
+        else:
+            self._answer(status, part, **headers)
+
+
+def written_client(hub):
+    """The modules of the `kaggle` package as far as Kelron uses them, for where it is not installed: the same names,
+    the same requests, the same errors."""
+    import requests
+
+    class Request:
+        user_name = kernel_slug = page_token = ""
+        page_size = 0
+
+    def list_output(request):
+        body = {
+            "userName": request.user_name,
+            "kernelSlug": request.kernel_slug,
+            "pageSize": request.page_size,
+            "pageToken": request.page_token,
+        }
+        answer = requests.post(f"{hub.url}{LISTING}", json=body, auth=(USER, KEY), timeout=10)
+        answer.raise_for_status()
+        found = answer.json()
+        files = [SimpleNamespace(file_name=file["fileName"], url=file["url"]) for file in found["files"]]
+        return SimpleNamespace(files=files, log=found["log"], next_page_token=found["nextPageToken"])
+
+    class Client:
+        kernels = SimpleNamespace(kernels_api_client=SimpleNamespace(list_kernel_session_output=list_output))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    class KaggleApi:
+        def authenticate(self):
+            pass
+
+        def build_kaggle_client(self):
+            return Client()
+
+    modules = {
+        name: ModuleType(name)
+        for name in (
+            "kaggle",
+            "kaggle.api",
+            "kaggle.api.kaggle_api_extended",
+            "kagglesdk",
+            "kagglesdk.kernels",
+            "kagglesdk.kernels.types",
+            "kagglesdk.kernels.types.kernels_api_service",
+        )
+    }
+    modules["kaggle.api.kaggle_api_extended"].KaggleApi = KaggleApi
+    modules["kagglesdk.kernels.types.kernels_api_service"].ApiListKernelSessionOutputRequest = Request
+    return modules
+
+
+def use_client(monkeypatch, hub, which):
+    """Have Kelron find the `package` (the real one, pointed at the stand-in) or the `written` one."""
+    for name in ("KAGGLE_API_TOKEN", "KAGGLE_CONFIG_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    if which == "written":
+        for name, module in written_client(hub).items():
+            monkeypatch.setitem(sys.modules, name, module)
+        return
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
+    monkeypatch.setenv("KAGGLE_USERNAME", USER)
+    monkeypatch.setenv("KAGGLE_KEY", KEY)
+    from kagglesdk import kaggle_env
+
+    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.LOCAL, hub.url)
