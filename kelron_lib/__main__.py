@@ -18,6 +18,7 @@ from kelron_lib import __version__
 from kelron_lib.config import LANGUAGES, PRESETS, RunConfig, resolve, to_json
 from kelron_lib.errors import KelronError
 from kelron_lib.runtime import no_space
+from kelron_lib.store_verbs import add_store_verbs
 
 Verb = Callable[[argparse.Namespace, RunConfig], int]
 
@@ -63,21 +64,6 @@ def _chat(args: argparse.Namespace, config: RunConfig) -> int:
         model, tokenizer = load_base(config) if args.adapter is None else load_tuned(config, args.adapter)
     chat_terminal(model, tokenizer, persona, config, use_base=args.adapter is None, language=args.language)
     return 0
-
-
-def _store(args: argparse.Namespace, config: RunConfig) -> int:
-    from kelron_lib.stores import open_store
-    from kelron_lib.verify import list_lines, verify_store
-
-    store = open_store(args.url, must_exist=True)
-    if args.action == "ls":
-        print("\n".join(list_lines(store)))
-        return 0
-    report = verify_store(store)
-    print("\n".join(report.lines()))
-    if not report.checkpoints:
-        raise KelronError(f"{args.url} holds no checkpoint")
-    return 0 if report.ok else 2
 
 
 def _plan(args: argparse.Namespace, config: RunConfig) -> int:
@@ -195,9 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     chat = verb("chat", _chat, "talk to the model in the terminal")
     chat.add_argument("--adapter", type=Path, help="the adapter's folder; without it you talk to the base")
     chat.add_argument("--language", choices=LANGUAGES, default="en", help="system prompt's language")
-    store = verb("store", _store, "look after the checkpoints in a store")
-    store.add_argument("action", choices=("ls", "verify"), help="list the checkpoints, or check every file of them")
-    store.add_argument("url", help="the store: a folder's path")
+    add_store_verbs(verbs)
     help_text = "train the tiny base model that ships with Kelron again"
     tiny = verbs.add_parser("tiny-base", help=help_text, description=help_text)
     tiny.set_defaults(run=_tiny_base)

@@ -49,7 +49,8 @@ class Prepared:
     """Its files; nothing may change them until it has arrived."""
     manifest: Manifest
     """What it must be where it arrives; its place in the store is settled when it is sent."""
-    config_json: bytes
+    config_json: bytes | None
+    """None where no config was recorded."""
 
 
 def prepare_checkpoint(
@@ -102,7 +103,8 @@ def send_checkpoint(
     confirm()
     if readable_pointer(store) != Pointer.to(stored):
         store.write_bytes(LATEST, Pointer.to(stored).encode())
-    _delete_older(store, stored, keep)
+    for prefix in surplus(store, stored, keep):
+        discard(store, prefix)
     return stored
 
 
@@ -142,12 +144,13 @@ def _already_stored(store: Store, manifest: Manifest) -> Manifest | None:
     return None
 
 
-def _upload(store: Store, folder: Path, manifest: Manifest, config_json: bytes) -> Manifest:
+def _upload(store: Store, folder: Path, manifest: Manifest, config_json: bytes | None) -> Manifest:
     """Send the files, the manifest last, and read all of it back."""
-    _discard(store, manifest.prefix)
+    discard(store, manifest.prefix)
     try:
         store.put_files({f"{manifest.prefix}/{name}": folder / name for name in manifest.files if name != CONFIG})
-        store.write_bytes(f"{manifest.prefix}/{CONFIG}", config_json)
+        if config_json is not None:
+            store.write_bytes(f"{manifest.prefix}/{CONFIG}", config_json)
         store.write_bytes(f"{manifest.prefix}/{MANIFEST}", manifest.encode())
         if problems := verify(store, manifest):
             raise KelronError(
@@ -157,25 +160,23 @@ def _upload(store: Store, folder: Path, manifest: Manifest, config_json: bytes) 
     except KelronError:
         # The first error is the one to report; what this cannot remove, the next save overwrites.
         with suppress(KelronError):
-            _discard(store, manifest.prefix)
+            discard(store, manifest.prefix)
         raise
     return manifest
 
 
-def _discard(store: Store, prefix: str) -> None:
+def discard(store: Store, prefix: str) -> None:
     """Delete a checkpoint, its manifest first: cut off halfway it is an unfinished one, not a damaged one."""
     store.delete(f"{prefix}/{MANIFEST}")
     store.delete(prefix)
 
 
-def _delete_older(store: Store, newest: Manifest, keep: int) -> None:
-    """Delete what is older than the newest `keep` verified checkpoints; nothing until there are as many."""
+def surplus(store: Store, newest: Manifest, keep: int) -> list[str]:
+    """The folders of what is older than the newest `keep` verified checkpoints, newest first; none until there are as
+    many. `newest`, which LATEST.json names, is verified and never among them."""
     older = [prefix for step, prefix in step_folders(store) if step <= newest.step and prefix != newest.prefix]
     kept: list[str] = []
     for prefix in older:
         if len(kept) < keep - 1 and not folder_problems(store, prefix):
             kept.append(prefix)
-    if len(kept) == keep - 1:
-        for prefix in older:
-            if prefix not in kept:
-                _discard(store, prefix)
+    return [prefix for prefix in older if prefix not in kept] if len(kept) == keep - 1 else []

@@ -18,8 +18,6 @@ from kelron_lib.model import library_versions
 from kelron_lib.store import Store
 from kelron_lib.upload import Uploader, stage
 
-STALE_AFTER_BEATS = 3
-"""Heartbeats that may fail to come before a session counts as gone."""
 FLUSH_AT_LEAST = 60.0
 """Seconds that the last checkpoint gets to arrive even where the budget is spent: the budget ends before the session
 does (on Kaggle an hour before), and what did not arrive is lost."""
@@ -42,12 +40,7 @@ class Keeper:
         self.store, self.config, self.data, self.data_fingerprint = store, config, data, data_fingerprint
         self.world_size, self.say = world_size, say
         self.dataset_copy, self.staging = work / "dataset", work / "staged"
-        self._writer = Writer(
-            store,
-            beat_seconds=store.beat_seconds,
-            stale_seconds=STALE_AFTER_BEATS * store.beat_seconds,
-            settle_seconds=store.settle_seconds,
-        )
+        self._writer = Writer.of(store)
         self._uploader: Uploader[Prepared] | None = None
         self._one_at_a_time = threading.Lock()
 

@@ -23,6 +23,8 @@ from kelron_lib.errors import KelronError
 from kelron_lib.store import DamagedFile, MissingFile, Store
 
 LEASE = "LEASE.json"
+STALE_AFTER_BEATS = 3
+"""Heartbeats that may fail to come before a session counts as gone."""
 
 
 class LostLease(KelronError):
@@ -118,6 +120,17 @@ class Writer:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._problem: KelronError | None = None
+
+    @classmethod
+    def of(cls, store: Store) -> Writer:
+        """With the times that this kind of store asks for."""
+        beat = store.beat_seconds
+        return cls(
+            store,
+            beat_seconds=beat,
+            stale_seconds=STALE_AFTER_BEATS * beat,
+            settle_seconds=store.settle_seconds,
+        )
 
     def acquire(self, say: Callable[[str], None] = print) -> None:
         """Take the lease. Raises KelronError, with its holder's name, where another session writes."""

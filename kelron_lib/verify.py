@@ -57,21 +57,13 @@ def verify(store: Store, which: int | Manifest) -> list[str]:
     return folder_problems(store, folders[0] if folders else step_folder(which))
 
 
-def list_checkpoints(store: Store) -> list[CheckpointInfo]:
-    """Every checkpoint of the store, newest first, each verified."""
+def list_checkpoints(store: Store, *, bytewise: bool = True) -> list[CheckpointInfo]:
+    """Every checkpoint of the store, newest first, each verified; without `bytewise` looked at only."""
     pointer = readable_pointer(store)
     return [
-        _inspect(store, step, prefix, latest=pointer is not None and pointer.prefix == prefix)
+        _inspect(store, step, prefix, latest=pointer is not None and pointer.prefix == prefix, bytewise=bytewise)
         for step, prefix in step_folders(store)
     ]
-
-
-def list_lines(store: Store) -> list[str]:
-    """The checkpoints of a store as lines of text, newest first, each verified."""
-    checkpoints = list_checkpoints(store)
-    size = sum(checkpoint.size for checkpoint in checkpoints) / 1e6
-    head = f"{store.describe()}: {len(checkpoints)} checkpoints, {size:.1f} MB"
-    return [head, *(checkpoint.line() for checkpoint in checkpoints)]
 
 
 def verify_store(store: Store) -> StoreReport:
@@ -104,15 +96,29 @@ class CheckpointInfo:
     latest: bool
     """Whether LATEST.json names it."""
     state: str
-    """`verified`, `damaged`, or `unfinished`: without a manifest, since its saving or deletion was cut off."""
+    """`verified`; `complete`, where only sizes were looked at; `damaged`; or `unfinished`: without a manifest, since
+    its saving or deletion was cut off."""
     problems: list[str]
     """What is wrong, one line each."""
 
     def line(self) -> str:
         """The checkpoint in one line of text."""
-        age = "age unknown" if self.age is None else f"{self.age / 60:.0f} min old"
-        parts = [f"step {self.step}", f"{self.size / 1e6:.1f} MB", age, *["latest"] * self.latest, self.state]
+        age = "age unknown" if self.age is None else f"{age_words(self.age)} old"
+        parts = [f"step {self.step}", size_words(self.size), age, *["latest"] * self.latest, self.state]
         return ", ".join(parts) + (": " if self.problems else "") + "; ".join(self.problems)
+
+
+def size_words(size: int) -> str:
+    """Bytes, for people."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def age_words(seconds: float) -> str:
+    """How long ago, for people."""
+    minutes = seconds / 60
+    if minutes < 120:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.0f} h" if minutes < 48 * 60 else f"{minutes / 60 / 24:.0f} days"
 
 
 @dataclass(frozen=True)
@@ -165,8 +171,11 @@ def read_manifest(store: Store, prefix: str) -> Manifest:
     return manifest
 
 
-def folder_problems(store: Store, prefix: str, expected: Manifest | None = None) -> list[str]:
-    """What is wrong with a folder of the store, by its own manifest, which must be `expected` if that is given."""
+def folder_problems(store: Store, prefix: str, expected: Manifest | None = None, *, bytewise: bool = True) -> list[str]:
+    """What is wrong with a folder of the store, by its own manifest, which must be `expected` if that is given.
+
+    Without `bytewise` files are only looked for and their sizes compared.
+    """
     try:
         manifest = read_manifest(store, prefix)
     except DamagedFile as damage:
@@ -174,16 +183,18 @@ def folder_problems(store: Store, prefix: str, expected: Manifest | None = None)
     if expected is not None and manifest != expected:
         return [f"{prefix}/{MANIFEST} is another checkpoint's than the one asked for"]
     wrong = size_problems(store, prefix, manifest.files)
-    intact = manifest.files.keys() - wrong.keys()
+    intact = manifest.files.keys() - wrong.keys() if bytewise else set()
     changed = digest_problems(prefix, manifest.files, sorted(intact), store.sha256)
     return [*wrong.values(), *changed]
 
 
-def _inspect(store: Store, step: int, prefix: str, *, latest: bool) -> CheckpointInfo:
+def _inspect(store: Store, step: int, prefix: str, *, latest: bool, bytewise: bool = True) -> CheckpointInfo:
+    """One checkpoint, verified; without `bytewise` only its manifest is read, and its files' sizes are compared."""
     entries = store.list(prefix)
     finished = any(entry.path == f"{prefix}/{MANIFEST}" for entry in entries)
-    problems = folder_problems(store, prefix)
-    state = "verified" if not problems else "damaged" if finished or latest else "unfinished"
+    problems = folder_problems(store, prefix, bytewise=bytewise)
+    intact = "verified" if bytewise else "complete"
+    state = intact if not problems else "damaged" if finished or latest else "unfinished"
     age = None
     if finished and not problems:
         created = datetime.fromisoformat(read_manifest(store, prefix).created)

@@ -17,10 +17,11 @@ from kelron_lib import hub_client
 from kelron_lib.checkpoint import save_checkpoint
 from kelron_lib.errors import KelronError
 from kelron_lib.hub_client import Backoff, Hub, scrub
-from kelron_lib.hub_store import open_hub_store
-from kelron_lib.manifest import LATEST
-from kelron_lib.restore import restore
+from kelron_lib.hub_store import RepoStore, open_hub_store
+from kelron_lib.manifest import LATEST, MANIFEST
+from kelron_lib.restore import pull, restore
 from kelron_lib.store import DamagedFile, Entry, MissingFile
+from kelron_lib.store_tools import IN_HISTORY, list_store, prune
 from kelron_lib.stores import open_store
 from kelron_lib.verify import latest, verify, verify_store
 
@@ -149,6 +150,24 @@ def test_write_read_list_delete(store, tmp_path):
     store.delete("step-000001")
     store.delete("step-000001")
     assert store.list() == [Entry("LATEST.json", 2)]
+
+
+def test_a_store_is_looked_at_pruned_and_pulled_from(store, tmp_path, monkeypatch):
+    for step in (100, 120, 140):
+        save(store, tmp_path / "work", step, keep=9)
+    monkeypatch.setattr(store, "settle_seconds", 0.0)
+    listing = list_store(store)
+    assert listing.ok
+    assert [(info.step, info.state, info.latest) for info in listing.checkpoints] == [
+        (140, "complete", True), (120, "complete", False), (100, "complete", False)
+    ]  # fmt: skip
+    said = []
+    assert prune(store, 2, say=said.append) == ["step-000100"]
+    assert [info.step for info in list_store(store).checkpoints] == [140, 120]
+    assert (said[-1] == IN_HISTORY) == isinstance(store, RepoStore)
+    manifest, folder = pull(store, tmp_path / "here", step=120)
+    assert content(folder).keys() == {*manifest.files, MANIFEST}
+    assert verify_store(store).ok
 
 
 def test_names_with_spaces_and_letters_of_all_kinds(store, tmp_path):

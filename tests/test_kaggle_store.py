@@ -9,6 +9,7 @@ import pytest
 from test_checkpoint import content, save, snapshot
 
 from kelron_lib import kaggle_store
+from kelron_lib.__main__ import main
 from kelron_lib.errors import KelronError
 from kelron_lib.kaggle_store import open_kaggle_store
 from kelron_lib.manifest import LATEST
@@ -127,6 +128,19 @@ def test_nothing_is_ever_written(store, tmp_path):
         with pytest.raises(KelronError, match=f"^{URL} is read-only: name another store URL for new checkpoints$"):
             write()
     assert snapshot(tmp_path / "input") == before
+
+
+def test_the_command_line_reads_it_and_refuses_to_change_it(output, mounts, tmp_path, capsys):
+    shutil.copytree(output, mounts / "notebooks" / "me" / "train")
+    assert main(["store", "ls", URL]) == 0
+    assert main(["store", "verify", URL]) == 0
+    assert main(["store", "pull", URL, str(tmp_path / "here")]) == 0
+    assert content(tmp_path / "here") == content(output / "run" / "store" / "step-000120")
+    assert main(["store", "prune", URL, "--dry-run", "--keep", "1"]) == 0
+    capsys.readouterr()
+    for arguments in (["prune", URL], ["import", str(tmp_path / "here"), URL]):
+        assert main(["store", *arguments]) == 2
+        assert capsys.readouterr().err == f"kelron: {URL} is read-only: name another store URL for new checkpoints\n"
 
 
 def test_damage_is_told_from_an_outage(output, mounts, tmp_path):
