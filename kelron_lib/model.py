@@ -18,6 +18,7 @@ from kelron_lib import __version__
 from kelron_lib.config import RunConfig
 from kelron_lib.errors import KelronError
 from kelron_lib.prompts import check_stop_tokens
+from kelron_lib.runtime import read_json, write_json
 
 
 def base_name(config: RunConfig) -> str:
@@ -33,6 +34,12 @@ def portable_base(config: RunConfig) -> str:
     """The base as an adapter names it on any machine: `tiny`, the hub id, or a folder's name without its place."""
     folder = Path(config.model.base)
     return folder.resolve().name if config.model.base != "tiny" and folder.is_dir() else config.model.base
+
+
+def name_base(adapter: Path, base: str) -> None:
+    """Have the adapter in a folder name `base`, where peft wrote down the place that it lies at on this machine."""
+    settings = adapter / "adapter_config.json"
+    write_json(settings, read_json(settings) | {"base_model_name_or_path": base})
 
 
 def library_versions() -> dict[str, str]:

@@ -24,7 +24,7 @@ from kelron_lib.keeper import Keeper
 from kelron_lib.launch import Cluster, run_processes
 from kelron_lib.lease import LostLease
 from kelron_lib.manifest import TRAINER_STATE, compare
-from kelron_lib.model import portable_base, quiet_libraries
+from kelron_lib.model import name_base, portable_base, quiet_libraries
 from kelron_lib.processes import World, device_count, prepare_cuda_memory, processes_for
 from kelron_lib.restore import Restored, holds_checkpoint, restore
 from kelron_lib.runtime import (
@@ -78,8 +78,7 @@ def export_adapter(checkpoint: Path, out: Path, base: str) -> None:
     fresh.mkdir(parents=True)
     for name in ADAPTER_FILES:
         shutil.copyfile(checkpoint / name, fresh / name)
-    settings = fresh / "adapter_config.json"  # peft wrote down where the base lies on this machine
-    write_json(settings, read_json(settings) | {"base_model_name_or_path": base})
+    name_base(fresh, base)
     if target.exists():
         shutil.rmtree(target)
     fresh.rename(target)

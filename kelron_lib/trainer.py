@@ -25,7 +25,7 @@ from kelron_lib.engine.packing import PackedCollator, PackedPasses, plan_passes,
 from kelron_lib.engine.prepare import forward_loss, prepare
 from kelron_lib.engine.watch import FiniteWatch, watch_finite
 from kelron_lib.errors import KelronError
-from kelron_lib.model import add_lora, load_base, quiet_libraries
+from kelron_lib.model import add_lora, load_base, name_base, portable_base, quiet_libraries
 from kelron_lib.processes import World
 from kelron_lib.runtime import no_space
 from kelron_lib.schedule import Schedule, pass_seed, plan_run, sample_lengths
@@ -109,10 +109,12 @@ class KelronTrainer(Trainer):
         validation: PackedPasses,
         collate: PackedCollator,
         world: World,
+        base: str,
         **kwargs: Any,
     ) -> None:
+        """`base`: what checkpoints call the model that the adapter is for."""
         self.schedule, self.training, self.validation, self.collate = schedule, training, validation, collate
-        self.world = world
+        self.world, self.base = world, base
         super().__init__(train_dataset=training, eval_dataset=validation, data_collator=collate, **kwargs)
         self._validation_tokens = sum(supervised_in(sample) for sample in validation.samples)
 
@@ -175,10 +177,13 @@ class KelronTrainer(Trainer):
         """Nothing to store, and nothing to wait for the other processes for."""
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """As transformers does; where the disk does not take it, a KelronError that says so, and no half of it left."""
+        """As transformers does, with the base named as other machines know it. Where the disk does not take it, a
+        KelronError that says so, and no half of it left."""
         folder = Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(*args, **kwargs)
+            if self.world.first:
+                name_base(folder, self.base)
         except (OSError, RuntimeError, SafetensorError) as error:
             if not _is_of_writing(error):
                 raise
@@ -286,6 +291,7 @@ def build_trainer(config: RunConfig, data: Path, work: Path, world: World) -> Ke
         validation=validation,
         collate=PackedCollator(train.row_tokens, tokenizer.pad_token_id or 0),  # nothing looks at padding
         world=world,
+        base=portable_base(config),
         model=model,
         args=_arguments(config, work, world),
         callbacks=[WatchCallback(watch_finite(model))],

@@ -96,10 +96,14 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, tmp_path, arguments, word
     assert err.count("\n") == 1, err
 
 
-def test_the_adapter_names_its_base_and_no_place_on_this_machine(trained):
-    text = (trained / "adapter" / "adapter_config.json").read_text(encoding="utf-8")
-    assert json.loads(text)["base_model_name_or_path"] == "tiny"
-    assert "/" not in text
+def test_adapters_name_their_base_and_no_place_on_this_machine(trained):
+    """The exported one, and those of the checkpoints, which other machines resume from."""
+    settings = sorted(trained.rglob("adapter_config.json"))
+    assert {path.parent.name for path in settings} >= {"adapter", "step-000008"}
+    for path in settings:
+        text = path.read_text(encoding="utf-8")
+        assert json.loads(text)["base_model_name_or_path"] == "tiny"
+        assert "/" not in text
 
 
 def test_an_adapter_that_was_cut_off_is_named(capsys, tmp_path, trained):
