@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fix bench clean
+.PHONY: help setup demo test lint fix bench soak clean
 
 help:  ## List the targets
 	@echo "Kelron: give an open LLM a new identity on free GPUs"
@@ -46,6 +46,10 @@ fix: $(READY)  ## Format and mend what ruff can mend
 bench: $(READY)  ## Measure speed on this machine; see benchmarks/
 	@echo "== benchmarks"
 	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+soak: $(READY)  ## Kill training 200 times at random moments (about an hour); see docs/reliability.md
+	@echo "== soak"
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py --processes 1 2 --kills 150 50
 
 clean:  ## Remove .venv, caches and runs/demo
 	@echo "== removing .venv, caches and runs/demo"
