@@ -118,12 +118,13 @@ def assert_cut_is_bit_equal(budgets, whole, config, small_data, tmp_path):
     assert [s["first_step"] for s in recorded] == [0, *steps]
 
 
-def test_training_lowers_both_losses_and_keeps_two_checkpoints(uninterrupted):
+def test_training_lowers_the_validation_loss_and_keeps_two_checkpoints(uninterrupted):
     trained = [entry["loss"] for entry in losses(uninterrupted) if "loss" in entry]
     validation = [entry["eval_loss"] for entry in losses(uninterrupted) if "eval_loss" in entry]
     assert len(trained) == STEPS
-    assert sum(trained[-3:]) < 0.9 * sum(trained[:3])
-    assert validation[-1] < validation[0]
+    # A step's loss is of three samples, identity or business as they come: only the same samples can be compared.
+    assert validation == sorted(validation, reverse=True)
+    assert validation[-1] < 0.95 * validation[0]
     store = open_store(uninterrupted / "store")
     assert verify_store(store).ok
     assert latest(store).step == STEPS
