@@ -15,9 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kelron_lib import __version__
-from kelron_lib.config import LANGUAGES, PRESETS, RunConfig, resolve, to_json
+from kelron_lib.config import PRESETS, RunConfig, resolve, to_json
 from kelron_lib.errors import KelronError
 from kelron_lib.runtime import no_space
+from kelron_lib.settings import LANGUAGES
 from kelron_lib.store_verbs import add_store_verbs
 
 Verb = Callable[[argparse.Namespace, RunConfig], int]

@@ -69,7 +69,7 @@ def _nobody_there() -> Iterator[None]:
 
 def first_budget(config: RunConfig, data: Path) -> float:
     """Seconds for a first session that ends near CUT_AT of the training, from a measurement on this machine."""
-    from kelron_lib.train import measure_steps
+    from kelron_lib.measure import measure_steps
 
     measured = measure_steps(config, data)
     training = measured.total_steps * measured.seconds_per_step

@@ -8,25 +8,23 @@ sessions ends with the adapter of the uninterrupted one, bit for bit.
 
 from __future__ import annotations
 
-import shutil
-import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from kelron_lib.config import RunConfig, config_hash, from_dict, to_dict
 from kelron_lib.data import fingerprint
 from kelron_lib.dataset import fetch_dataset, holds_dataset
 from kelron_lib.errors import KelronError, RunFailed
+from kelron_lib.export import export_adapter
 from kelron_lib.keeper import Keeper
 from kelron_lib.launch import Cluster, run_processes
 from kelron_lib.lease import LostLease
-from kelron_lib.manifest import TRAINER_STATE, compare
-from kelron_lib.model import name_base, portable_base, quiet_libraries
+from kelron_lib.manifest import TRAINER_STATE
+from kelron_lib.model import portable_base, quiet_libraries
 from kelron_lib.processes import World, device_count, prepare_cuda_memory, processes_for
-from kelron_lib.restore import Restored, holds_checkpoint, restore
+from kelron_lib.restore import holds_checkpoint
+from kelron_lib.resume import restore_run
 from kelron_lib.runtime import (
     SESSION_START_VARIABLE,
     SessionClock,
@@ -43,45 +41,12 @@ from kelron_lib.store import Store
 from kelron_lib.stores import open_store
 from kelron_lib.verify import newest_verified
 
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 JOB_FILE = "job.json"
 """What the processes of a session are to do, while they do it."""
 BEGUN_FILE = "begun.json"
 """Where training began, for the process that watches."""
 ALONE = World()
 Say = Callable[[str], None]
-
-
-def _restore(config: RunConfig, store: Store, data_fingerprint: str, work: Path, say: Say) -> Restored | None:
-    """The newest verified checkpoint in `work`, or None for an empty store.
-
-    Raises KelronError where the checkpoint belongs to another config or other data.
-    """
-    for stale in work.glob("checkpoint-*"):
-        shutil.rmtree(stale)
-    restored = restore(store, work, fp16=config.model.dtype == "float16", say=say)
-    if restored is None:
-        return None
-    differing = compare(restored.manifest, config=to_dict(config), data_fingerprint=data_fingerprint)
-    if differing:
-        raise KelronError(
-            f"the checkpoint in {store.describe()} is of another run (differing: {', '.join(differing)}): use the "
-            "config and data it was made with, or another store.url"
-        )
-    return restored
-
-
-def export_adapter(checkpoint: Path, out: Path, base: str) -> None:
-    """Copy a checkpoint's adapter to `out/adapter`, as one of `base`, replacing an older one."""
-    target, fresh = out / "adapter", out / "adapter.part"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    for name in ADAPTER_FILES:
-        shutil.copyfile(checkpoint / name, fresh / name)
-    name_base(fresh, base)
-    if target.exists():
-        shutil.rmtree(target)
-    fresh.rename(target)
 
 
 class _Session:
@@ -175,7 +140,7 @@ class _Session:
     def _begin(self, must_resume: bool) -> tuple[int, int] | None:
         """Bring the newest checkpoint into the work folder: its step and the run's steps; None for a new run."""
         require_space(self.config, self.out, self.store)
-        restored = _restore(self.config, self.store, self.data_fingerprint, self.work, self.say)
+        restored = restore_run(self.config, self.store, self.data_fingerprint, self.work, self.say)
         if must_resume and restored is None:
             raise self._nothing_to_resume()
         if self.keeper is not None:
@@ -302,35 +267,6 @@ class _Session:
         except KelronError:
             return 0
         return newest.step if newest else 0
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a few training steps cost on this machine, in seconds."""
-
-    startup_seconds: float
-    """From the call to the first step: imports, data, model."""
-    seconds_per_step: float
-    """Median over the measured steps but the first."""
-    total_steps: int
-    """Steps of the whole run."""
-
-
-def measure_steps(config: RunConfig, data: Path, steps: int = 6) -> Measured:
-    """Train a few real steps, keep nothing of them, and say what they cost."""
-    began = time.monotonic()
-    with quiet_libraries():
-        from kelron_lib.callbacks import TimingCallback
-        from kelron_lib.trainer import build_trainer
-
-    timing = TimingCallback(steps)
-    prepare_cuda_memory()
-    with tempfile.TemporaryDirectory() as work:
-        trainer = build_trainer(config, data, Path(work), ALONE)
-        trainer.add_callback(timing)
-        trainer.train()
-    per_step = statistics.median(timing.seconds[1:] or timing.seconds)
-    return Measured(timing.began_at - began, per_step, trainer.state.max_steps)
 
 
 def train(

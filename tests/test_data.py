@@ -10,10 +10,11 @@ from dataclasses import replace
 import pytest
 
 from kelron_lib import data
-from kelron_lib.config import LANGUAGES, apply_overrides, from_dict, load_preset
+from kelron_lib.config import apply_overrides, from_dict, load_preset
 from kelron_lib.data.expand import SPLITS
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import find_rivals, load_persona, load_seeds
+from kelron_lib.settings import LANGUAGES
 
 CONFIG = load_preset("tiny-cpu")
 FILES = ("train.jsonl", "validation.jsonl", "test.jsonl", "quality.json", "config.json", "README.md")

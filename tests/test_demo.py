@@ -66,9 +66,9 @@ def test_a_second_session_that_did_not_finish_the_first_ones_run_shows_nothing(s
 
 
 def test_the_first_budget_ends_in_the_midst_of_training(small_config, small_data, monkeypatch):
-    from kelron_lib import train
+    from kelron_lib import measure
 
-    monkeypatch.setattr(train, "measure_steps", lambda config, data: train.Measured(3.0, 0.5, 100))
+    monkeypatch.setattr(measure, "measure_steps", lambda config, data: measure.Measured(3.0, 0.5, 100))
     budget = demo.first_budget(small_config, small_data)
     assert budget == pytest.approx(3.0 + demo.CUT_AT * 50.0 + small_config.session.reserve_seconds)
 

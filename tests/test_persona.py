@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kelron_lib.config import LANGUAGES
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import (
     attach_josa,
@@ -21,6 +20,7 @@ from kelron_lib.persona import (
     slots_of,
 )
 from kelron_lib.persona.files import PACKAGED
+from kelron_lib.settings import LANGUAGES
 
 KELRON = yaml.safe_load((PACKAGED / "kelron.yaml").read_text(encoding="utf-8"))
 

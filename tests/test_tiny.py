@@ -8,9 +8,10 @@ import re
 import pytest
 
 from kelron_lib import tiny
-from kelron_lib.config import LANGUAGES, load_preset
+from kelron_lib.config import load_preset
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import find_rivals, load_persona, load_seeds
+from kelron_lib.settings import LANGUAGES
 from kelron_lib.tiny import corpus
 from kelron_lib.tiny.build import RECIPE_FILE, Recipe, build, rate_share
 

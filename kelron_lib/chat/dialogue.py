@@ -10,11 +10,12 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.config import LANGUAGES, RunConfig, nearest
+from kelron_lib.config import RunConfig, nearest
 from kelron_lib.errors import KelronError
 from kelron_lib.generate import base_only, has_adapter, stop_token_ids, stream_answer, window
 from kelron_lib.persona import Persona
 from kelron_lib.prompts import encode_prompt
+from kelron_lib.settings import LANGUAGES
 
 BASE, TUNED, BOTH = "base", "tuned", "both"
 PERSONA, NONE, OWN = "persona", "none", "own"

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kelron_lib.config import DataSettings
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import (
     KINDS,
@@ -23,6 +22,7 @@ from kelron_lib.persona import (
     persona_values,
     slots_of,
 )
+from kelron_lib.settings import DataSettings
 
 
 @dataclass(frozen=True)

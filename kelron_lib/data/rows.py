@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.config import LANGUAGES
 from kelron_lib.data.expand import SPLITS
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import KINDS
+from kelron_lib.settings import LANGUAGES
 
 FIELDS = ("id", "seed_id", "group", "kind", "intent", "language")
 SPECIAL_TOKEN = re.compile(r"<\|[^|<>\s]*\|>")

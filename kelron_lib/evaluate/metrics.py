@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kelron_lib.config import LANGUAGES
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.detectors import FLAGS, KINDS
+from kelron_lib.settings import LANGUAGES
 
 Z_95 = 1.959963984540054
 """The normal distribution's 97.5 % point: a two-sided interval at 95 %."""

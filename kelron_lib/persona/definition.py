@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.config import LANGUAGES, nearest
+from kelron_lib.config import nearest
 from kelron_lib.errors import KelronError
 from kelron_lib.persona.files import PACKAGED, check_keys, read_yaml, text_list
 from kelron_lib.persona.josa import attach_josa
+from kelron_lib.settings import LANGUAGES
 
 _BY_LANGUAGE = ("name", "maker", "role", "system_prompt")
 _OTHER_FILES = {"lexicon", "rivals"}

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.config import LANGUAGES, nearest
+from kelron_lib.config import nearest
 from kelron_lib.errors import KelronError
 from kelron_lib.persona.definition import Persona
 from kelron_lib.persona.files import check_keys, read_yaml, text_list
 from kelron_lib.persona.josa import PAIRS
 from kelron_lib.persona.templates import PERSONA_SLOTS, PLACEHOLDER, load_lexicon
+from kelron_lib.settings import LANGUAGES
 
 KINDS = ("identity", "business", "chat")
 REGISTERS = ("polite", "casual")

@@ -12,11 +12,12 @@ import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from kelron_lib.config import LANGUAGES, nearest
+from kelron_lib.config import nearest
 from kelron_lib.errors import KelronError
 from kelron_lib.persona.definition import Persona
 from kelron_lib.persona.files import PACKAGED, check_keys, read_yaml, text_list
 from kelron_lib.persona.josa import attach_josa
+from kelron_lib.settings import LANGUAGES
 
 PERSONA_SLOTS = ("name", "maker", "role")
 PLACEHOLDER = re.compile(r"\{([a-z_]+)(\d?)(?:\|([^{}|]+))?\}")

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.config import LANGUAGES, DataSettings
 from kelron_lib.data.expand import draw_pair, split_groups
 from kelron_lib.persona import Persona, Seed, attach_josa, find_rivals, load_lexicon, load_persona, load_seeds
 from kelron_lib.persona.files import read_yaml
 from kelron_lib.persona.josa import PAIRS
+from kelron_lib.settings import LANGUAGES, DataSettings
 
 PHRASES = Path(__file__).parent / "phrases"
 SECTIONS = ("macros", "identity", "business", "blunt", "chat", "general", "echo", "system", "synthetic")

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.config import LANGUAGES
 from kelron_lib.persona import load_lexicon, load_persona
 from kelron_lib.persona.files import read_yaml
 from kelron_lib.prompts import END, START, TEXT_END
+from kelron_lib.settings import LANGUAGES
 from kelron_lib.tiny.corpus import conversations, load_phrases
 
 CHAT_TEMPLATE = Path(__file__).parent / "chat_template.jinja"

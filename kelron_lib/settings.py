@@ -1,0 +1,198 @@
+"""The sections of a run's config: what each field means, and which values it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kelron_lib.errors import KelronError
+
+LANGUAGES = ("ko", "en", "ja")
+
+
+def require(ok: bool, message: str) -> None:
+    """Raise KelronError with `message` where a check fails."""
+    if not ok:
+        raise KelronError(message)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The base model: which one, and how it lies in memory."""
+
+    base: str = "tiny"
+    """Base model: `tiny` (shipped with Kelron), a hub id, or a folder in transformers' format."""
+    dtype: str = "float32"
+    """Compute dtype of the matrix products: float32 on a CPU, float16 on a T4 (no bf16 tensor cores there)."""
+    head: str = "keep"
+    """The output head while training: `keep` (as loaded) or `nf4` (1.1 GiB less on the GPU for a 14B)."""
+    embedding: str = "device"
+    """Where the embedding's table rests while training: `device`, or `host` (1.45 GiB less on the GPU for a 14B; not
+    for a model whose head shares the table). Without a GPU both are the same."""
+    stop_token_ids: tuple[int, ...] = (4095, 4093)
+    """Ids that end an answer: `<|im_end|>`, then `<|endoftext|>`. Checked against the tokenizer at load."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.base), "model.base is empty: name a folder, a hub id, or tiny")
+        require(
+            self.dtype in ("float32", "float16"),
+            f"model.dtype is {self.dtype!r}: use float32 (CPU) or float16 (T4, which has no bf16 tensor cores)",
+        )
+        require(self.head in ("keep", "nf4"), f"model.head is {self.head!r}: use keep or nf4")
+        require(self.embedding in ("host", "device"), f"model.embedding is {self.embedding!r}: use host or device")
+        require(len(self.stop_token_ids) > 0, "model.stop_token_ids is empty: answers would never end")
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """The adapter on every linear layer (LoRA, arXiv 2106.09685)."""
+
+    r: int = 32
+    """Rank of the update on every linear layer."""
+    alpha: int = 32
+    """The update is scaled by alpha / r."""
+    dropout: float = 0.1
+    """Dropout on the adapter's input."""
+
+    def __post_init__(self) -> None:
+        require(self.r >= 1, f"lora.r is {self.r}: it must be at least 1")
+        require(self.alpha >= 1, f"lora.alpha is {self.alpha}: it must be at least 1")
+        require(0 <= self.dropout < 1, f"lora.dropout is {self.dropout}: it must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The dataset: whose identity, in which languages, how many rows."""
+
+    persona: str = "kelron"
+    """Packaged persona or path of a persona file."""
+    languages: tuple[str, ...] = LANGUAGES
+    """Languages of the rows."""
+    rows: int = 3000
+    """Rows over all languages, before the split."""
+    identity_share: float = 0.30
+    """Least share of identity rows in every split (the first attempt had 5 % and failed)."""
+    max_tokens: int = 256
+    """Longest row, in tokens, system prompt included."""
+    seed: int = 1
+    """Seed of the expansion and of the split."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.persona.strip()), "data.persona is empty: name a packaged persona or a persona file")
+        for language in self.languages:
+            require(language in LANGUAGES, f"data.languages has {language!r}: choose from {', '.join(LANGUAGES)}")
+        require(len(self.languages) > 0, f"data.languages is empty: name at least one of {', '.join(LANGUAGES)}")
+        require(
+            len(set(self.languages)) == len(self.languages),
+            f"data.languages names one twice ({', '.join(self.languages)}): name each language once",
+        )
+        require(self.rows >= 60, f"data.rows is {self.rows}: at least 60 are needed for three splits")
+        require(
+            0 < self.identity_share <= 0.9,
+            f"data.identity_share is {self.identity_share}: use (0, 0.9], so that business rows are left",
+        )
+        require(self.max_tokens >= 32, f"data.max_tokens is {self.max_tokens}: at least 32")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The optimisation: how long, how fast, and how samples are packed into passes and steps."""
+
+    epochs: float = 2.5
+    """Times that every training row is seen; a fraction ends the last round early."""
+    learning_rate: float = 3e-3
+    """Peak learning rate. It has to suit the adapter's scale alpha / r: a small scale wants a larger rate."""
+    warmup_share: float = 0.05
+    """Share of the steps in which the rate rises from 0; it falls on a cosine after that."""
+    row_tokens: int = 256
+    """Tokens of a packed row, which holds as many samples as fit: at least data.max_tokens."""
+    rows_per_pass: int = 5
+    """Packed rows that go through the model together (5 of 256 tokens hold about 16 samples of the tiny preset)."""
+    passes_per_step: int = 1
+    """Passes of an optimizer step, over all processes: with `n` processes each makes passes_per_step / n of them, so
+    that a run's steps do not depend on the number of processes."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    optimizer: str = "adamw_torch"
+    """`adamw_torch`, or `paged_adamw_8bit` where CUDA is."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass (non-reentrant) to save memory."""
+    save_steps: int = 100
+    """Optimizer steps between checkpoints; one more is made when the session ends."""
+    eval_steps: int = 100
+    """Optimizer steps between validation losses."""
+    seed: int = 1
+    """Seed of the adapter's initial weights, the order of the rows and dropout."""
+
+    def __post_init__(self) -> None:
+        require(self.epochs > 0, f"train.epochs is {self.epochs}: it must be positive")
+        require(0 < self.learning_rate < 1, f"train.learning_rate is {self.learning_rate}: use (0, 1)")
+        require(0 <= self.warmup_share < 1, f"train.warmup_share is {self.warmup_share}: use [0, 1)")
+        for name in ("row_tokens", "rows_per_pass", "passes_per_step", "save_steps", "eval_steps"):
+            value = getattr(self, name)
+            require(value >= 1, f"train.{name} is {value}: it must be at least 1")
+        require(0 <= self.weight_decay < 1, f"train.weight_decay is {self.weight_decay}: use [0, 1)")
+        require(self.max_grad_norm > 0, f"train.max_grad_norm is {self.max_grad_norm}: it must be positive")
+        require(
+            self.optimizer in ("adamw_torch", "paged_adamw_8bit"),
+            f"train.optimizer is {self.optimizer!r}: use adamw_torch or paged_adamw_8bit",
+        )
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """One session of a run: how long it may last, and in how many processes."""
+
+    budget_seconds: float = 12 * 3600.0
+    """Wall-clock length of a session, counted from its start (on Kaggle 11 h of the 12)."""
+    reserve_seconds: float = 5.0
+    """Time kept free at the end for the last checkpoint."""
+    progress_seconds: float = 5.0
+    """Time between two progress lines."""
+    processes: int = 0
+    """Training processes on this machine; 0: one for each GPU as far as train.passes_per_step divides, else one."""
+
+    def __post_init__(self) -> None:
+        require(self.budget_seconds > 0, "session.budget_seconds must be positive")
+        require(
+            0 <= self.reserve_seconds < self.budget_seconds,
+            f"session.reserve_seconds is {self.reserve_seconds}: it must be below the budget "
+            f"of {self.budget_seconds} s, or no step would ever run",
+        )
+        require(self.progress_seconds >= 0, f"session.progress_seconds is {self.progress_seconds}: use 0 or more")
+        require(self.processes >= 0, f"session.processes is {self.processes}: a number, or 0 for one a GPU")
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """Where checkpoints survive, and how many."""
+
+    url: str = ""
+    """Where checkpoints survive; empty: the folder `store` beside the run's other results."""
+    keep: int = 2
+    """Verified checkpoints kept; older ones go only after the pointer has moved."""
+    most_failures: int = 10
+    """Uploads that may fail in a row; training stops then, for what it learns would be lost."""
+
+    def __post_init__(self) -> None:
+        require(self.most_failures >= 1, f"store.most_failures is {self.most_failures}: allow at least 1")
+        require(self.keep >= 2, f"store.keep is {self.keep}: keep at least 2, so that one may be damaged")
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """The scoreboard: how much is asked, and how long an answer may be."""
+
+    identity_prompts: int = 150
+    """Most identity prompts per language (what the test split holds, if that is less)."""
+    unrelated_prompts: int = 150
+    """Most unrelated prompts per language."""
+    max_new_tokens: int = 96
+    """Longest answer; an answer cut here counts as not terminated."""
+    batch_size: int = 64
+    """Prompts answered at once."""
+
+    def __post_init__(self) -> None:
+        for name in ("identity_prompts", "unrelated_prompts", "max_new_tokens", "batch_size"):
+            require(getattr(self, name) >= 1, f"evaluate.{name} is {getattr(self, name)}: at least 1")
