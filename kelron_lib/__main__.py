@@ -36,8 +36,15 @@ def _train(args: argparse.Namespace, config: RunConfig) -> int:
     from kelron_lib.train import train
 
     cluster = Cluster(args.nnodes, args.node_rank, args.rdzv)
-    must_resume = args.verb == "resume"
-    status = train(config, args.data or args.out / "data", args.out, must_resume=must_resume, cluster=cluster)
+    status = train(
+        config,
+        args.data or args.out / "data",
+        args.out,
+        must_resume=args.verb == "resume",
+        accept_changes=args.accept_change,
+        fresh=getattr(args, "fresh", False),
+        cluster=cluster,
+    )
     return 0 if status.state in ("finished", "budget") else 1
 
 
@@ -167,6 +174,17 @@ def _parser() -> argparse.ArgumentParser:
         training = verb(name, _train, text)
         out(training, "runs/kelron", "the run's folder")
         training.add_argument("--data", type=Path, help="the dataset's folder (default: OUT/data)")
+        training.add_argument(
+            "--accept-change",
+            action="append",
+            default=[],
+            metavar="KEY",
+            help="a config value that may differ from the run's",
+        )
+        if name == "train":
+            training.add_argument(
+                "--fresh", action="store_true", help="start at step 0; what the store holds is set aside"
+            )
         training.add_argument("--processes", type=int, help="the same as --set session.processes=N")
         training.add_argument("--nnodes", type=int, default=1, metavar="N", help="machines that train together")
         training.add_argument("--node-rank", type=int, default=0, metavar="K", help="this machine's number, from 0")

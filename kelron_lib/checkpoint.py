@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,8 +62,9 @@ def prepare_checkpoint(
     world_size: int,
     fp16: bool,
     versions: dict[str, str] | None = None,
+    changes: Sequence[dict[str, Any]] = (),
 ) -> Prepared:
-    """Read the trainer's checkpoint `folder` and seal it, with `config` beside it.
+    """Read the trainer's checkpoint `folder` and seal it, with `config` and its `changes` so far beside it.
 
     A file that changes afterwards no longer fits its seal: such a checkpoint is refused when it is sent. With several
     processes, call it in one of them after all have written. Raises KelronError where the folder is incomplete.
@@ -82,6 +83,7 @@ def prepare_checkpoint(
         fp16=fp16,
         versions=versions or {},
         created=now(),
+        changes=json.loads(json.dumps([*changes])),
     )
     return Prepared(folder, manifest, config_json)
 

@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from kelron_lib.checkpoint import Prepared, prepare_checkpoint, send_checkpoint
 from kelron_lib.config import RunConfig, config_hash, to_dict
@@ -39,6 +40,7 @@ class Keeper:
     ) -> None:
         self.store, self.config, self.data, self.data_fingerprint = store, config, data, data_fingerprint
         self.world_size, self.say = world_size, say
+        self.changes: list[dict[str, Any]] = []  # of the config since the run began; each checkpoint records them
         self.dataset_copy, self.staging = work / "dataset", work / "staged"
         self._writer = Writer.of(store)
         self._uploader: Uploader[Prepared] | None = None
@@ -76,6 +78,7 @@ class Keeper:
                 world_size=self.world_size,
                 fp16=self.config.model.dtype == "float16",
                 versions=library_versions(),
+                changes=self.changes,
             )
         except KelronError:
             shutil.rmtree(staged, ignore_errors=True)

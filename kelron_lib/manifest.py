@@ -10,7 +10,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ SCALER = "scaler.pt"
 FREE_SECTIONS = ("preset", "session", "store", "evaluate")
 """Parts of a config that say where, when and how long a run is made and measured, not what it learns."""
 
+_MAY_BE_ABSENT = ("changes",)
+"""Fields of a manifest that are written only where there is something in them."""
 _ALWAYS = ("adapter_model.safetensors", "adapter_config.json", "optimizer.pt", "scheduler.pt", TRAINER_STATE)
 _RNG = re.compile(r"rng_state(_(0|[1-9][0-9]{0,3}))?\.pth")
 _STEP_FOLDER = re.compile(r"step-([0-9]{6,12})(-2)?")
@@ -89,6 +91,8 @@ class Manifest:
     """Versions of the packages that wrote it."""
     created: str
     """UTC, ISO 8601."""
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    """Config values that were changed on the way, oldest first: `key`, `from`, `to`, and the `step` after which."""
 
     @property
     def size(self) -> int:
@@ -103,8 +107,9 @@ class Manifest:
         )
 
     def encode(self) -> bytes:
-        """The sealed JSON."""
-        return seal(asdict(self))
+        """The sealed JSON. What may be absent is left out, so that what an earlier version sealed stays the same."""
+        record = {name: value for name, value in asdict(self).items() if value or name not in _MAY_BE_ABSENT}
+        return seal(record)
 
     @classmethod
     def decode(cls, raw: bytes, where: str) -> Manifest:
@@ -155,15 +160,19 @@ class Pointer:
         return pointer
 
 
-def compare(manifest: Manifest, *, config: dict[str, Any], data_fingerprint: str) -> list[str]:
+def compare(
+    manifest: Manifest, *, config: dict[str, Any], data_fingerprint: str, defaults: dict[str, Any] | None = None
+) -> list[str]:
     """The dotted config keys, then `data_fingerprint`, in which a checkpoint differs from a run.
 
     Only what changes the result counts: neither FREE_SECTIONS nor the number of processes do. A checkpoint without a
-    manifest of its own recorded no config and no data: it differs in nothing.
+    manifest of its own recorded no config and no data: it differs in nothing. `defaults` holds the values of keys that
+    did not exist when the checkpoint was made.
     """
     differing: list[str] = []
     if manifest.config:
-        then, here = _flat(manifest.config), _flat(json.loads(json.dumps(config)))
+        then = {**flat(defaults or {}), **flat(manifest.config)}
+        here = flat(json.loads(json.dumps(config)))
         absent = object()
         differing = sorted(key for key in then.keys() | here.keys() if then.get(key, absent) != here.get(key, absent))
     if manifest.data_fingerprint not in ("", data_fingerprint):
@@ -171,14 +180,14 @@ def compare(manifest: Manifest, *, config: dict[str, Any], data_fingerprint: str
     return differing
 
 
-def _flat(config: dict[str, Any], above: str = "") -> dict[str, Any]:
+def flat(config: dict[str, Any], above: str = "") -> dict[str, Any]:
     """The leaves of a config by dotted key, without FREE_SECTIONS; lists are leaves."""
     leaves: dict[str, Any] = {}
     for key, value in config.items():
         if not above and key in FREE_SECTIONS:
             continue
         if isinstance(value, dict):
-            leaves |= _flat(value, f"{above}{key}.")
+            leaves |= flat(value, f"{above}{key}.")
         else:
             leaves[above + key] = value
     return leaves

@@ -70,8 +70,11 @@ def read_sessions(store: Store) -> list[dict[str, Any]]:
     return sessions
 
 
-def record_session(store: Store, out: Path, status: Status) -> None:
-    """Add the session to the list in the store and copy the list to `out/sessions.json`."""
+def record_session(store: Store, out: Path, status: Status, about: dict[str, Any] | None = None) -> None:
+    """Add the session to the list in the store and copy the list to `out/sessions.json`.
+
+    `about`: what was special about it, such as changes that were accepted.
+    """
     sessions = read_sessions(store)
     sessions.append(
         {
@@ -82,6 +85,7 @@ def record_session(store: Store, out: Path, status: Status) -> None:
             "detail": status.reason,
             "seconds": status.seconds,
             "ended": status.time,
+            **(about or {}),
         }
     )
     store.write_bytes(SESSIONS_FILE, json.dumps(sessions, indent=2).encode() + b"\n")

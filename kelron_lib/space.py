@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kelron_lib.aside import is_aside
 from kelron_lib.config import RunConfig
 from kelron_lib.errors import KelronError
 from kelron_lib.model import base_name
@@ -34,7 +35,7 @@ def require_space(config: RunConfig, out: Path, store: Store) -> None:
     """
     shape, work = base_shape(config), workload(config)
     one, adapter = checkpoint_bytes(shape, work), 4.0 * shape.lora(work.lora_rank, work.lora_targets)
-    stored = sum(entry.size for entry in store.list())
+    stored = sum(entry.size for entry in store.list() if not is_aside(entry.path))
     here, there = 3 * one + adapter, max(0.0, (config.store.keep + 1) * one - stored)
     place = Path(config.store.url or out / "store").expanduser()
     if "://" in config.store.url:

@@ -9,22 +9,25 @@ sessions ends with the adapter of the uninterrupted one, bit for bit.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+from kelron_lib.begin import Begun, begin, nothing_to_resume
 from kelron_lib.config import RunConfig, config_hash, from_dict, to_dict
 from kelron_lib.data import fingerprint
 from kelron_lib.dataset import fetch_dataset, holds_dataset
 from kelron_lib.errors import KelronError, RunFailed
 from kelron_lib.export import export_adapter
+from kelron_lib.hub_client import HubError
 from kelron_lib.keeper import Keeper
 from kelron_lib.launch import Cluster, run_processes
 from kelron_lib.lease import LostLease
-from kelron_lib.manifest import TRAINER_STATE
 from kelron_lib.model import portable_base, quiet_libraries
 from kelron_lib.processes import World, device_count, prepare_cuda_memory, processes_for
 from kelron_lib.restore import holds_checkpoint
-from kelron_lib.resume import restore_run
+from kelron_lib.resume import Start
 from kelron_lib.runtime import (
     SESSION_START_VARIABLE,
     SessionClock,
@@ -36,7 +39,6 @@ from kelron_lib.runtime import (
 )
 from kelron_lib.schedule import check_processes
 from kelron_lib.session import STATUS_FILE, Status, make_status, read_status, record_session, write_losses, write_status
-from kelron_lib.space import require_space
 from kelron_lib.store import Store
 from kelron_lib.stores import open_store
 from kelron_lib.verify import newest_verified
@@ -53,9 +55,17 @@ class _Session:
     """One session of a run, as one of its processes holds it while it trains."""
 
     def __init__(
-        self, config: RunConfig, data: Path, out: Path, clock: SessionClock, say: Say, world: World = ALONE
+        self,
+        config: RunConfig,
+        data: Path,
+        out: Path,
+        clock: SessionClock,
+        say: Say,
+        start: Start,
+        world: World = ALONE,
     ) -> None:
         self.config, self.data, self.out, self.clock, self.say, self.world = config, data, out, clock, say, world
+        self.start = start
         self.work = out / "work"
         self.opened: Store | None = None
         self.keeper: Keeper | None = None
@@ -63,6 +73,8 @@ class _Session:
         self.total_steps = 0
         self.data_fingerprint = ""
         self.began_training = False
+        self.about: dict[str, Any] = {}
+        """What the list of sessions says beside how this one ended: changes that were accepted, a fresh start."""
 
     @property
     def store(self) -> Store:
@@ -71,10 +83,12 @@ class _Session:
             self.opened = open_store(self.config.store.url or self.out / "store", write=self.world.first)
         return self.opened
 
-    def prepare(self, must_resume: bool) -> None:
+    def prepare(self) -> None:
         """See that the store answers and that this machine has the dataset, from the store if from nowhere else."""
-        if self.world.first and must_resume and not holds_checkpoint(self.store):
-            raise self._nothing_to_resume()
+        if self.world.first and self.start.fresh:
+            self._leave_a_store_out_of_reach()
+        if self.world.first and self.start.must_resume and not holds_checkpoint(self.store):
+            raise nothing_to_resume(self.store)
         if holds_dataset(self.data):
             return
         if fetch_dataset(self.store, self.data) is None:
@@ -83,8 +97,19 @@ class _Session:
             )
         self.say(f"{self.data} held no dataset: it was taken from {self.store.describe()}, verified")
 
-    def _nothing_to_resume(self) -> KelronError:
-        return KelronError(f"{self.store.describe()} holds no checkpoint to resume from: `kelron train` first")
+    def _leave_a_store_out_of_reach(self) -> None:
+        """For a fresh start only: keep the run beside its results where the Hub cannot be reached."""
+        try:
+            _ = self.store
+        except HubError as error:
+            if not error.transient:
+                raise
+            own = self.out / "store"
+            self.say(
+                f"FRESH START: {error}. This run begins at step 0 and keeps its checkpoints in {own}; the store "
+                f"{self.config.store.url} is not touched. For later sessions of this run: store.url={own}"
+            )
+            self.config = replace(self.config, store=replace(self.config.store, url=str(own)))
 
     def status(self, state: str, reason: str, step: int) -> Status:
         return make_status(
@@ -96,26 +121,33 @@ class _Session:
             seconds=self.clock.elapsed(),
         )
 
-    def run(self, must_resume: bool) -> Status:
+    def run(self) -> Status:
         """Restore, train and keep until the run's end or the session's."""
         self.data_fingerprint = fingerprint(self.data)
         self._require_the_same_run()
         if self.world.first:
             self.keeper = self._new_keeper()
             self.keeper.begin()
-        begun = self.world.gather(self._begin(must_resume) if self.world.first else None)[0]
+        begun = self._begin()
         if self.world.local_rank == 0:  # once the run is accepted: until then it describes the adapter beside it
             write_json(self.out / "config.json", to_dict(self.config))
-        if begun is None:
-            return self._train(None)
-        self.first_step, self.total_steps = begun
-        checkpoint = self.work / f"checkpoint-{self.first_step}"
-        if self.first_step < self.total_steps:
+        checkpoint = self.work / f"checkpoint-{begun.step}"
+        if begun.finished:
+            if self.world.first:
+                self._publish(checkpoint)
+            return self.status("finished", "the run was already finished", begun.step)
+        if begun.resumed:
             self.world.share_folder(checkpoint)
-            return self._train(checkpoint)
-        if self.world.first:
-            self._publish(checkpoint)
-        return self.status("finished", "the run was already finished", self.first_step)
+        return self._train(checkpoint if begun.resumed else None)
+
+    def _begin(self) -> Begun:
+        """Where process 0 begins, and with it all."""
+        begun = None
+        if self.keeper is not None:
+            begun = begin(self.config, self.start, self.keeper, work=self.work, out=self.out, say=self.say)
+        told: Begun = self.world.gather(begun)[0]
+        self.first_step, self.total_steps, self.about = told.step, told.total_steps, told.about
+        return told
 
     def _new_keeper(self) -> Keeper:
         return Keeper(
@@ -137,18 +169,6 @@ class _Session:
                     what = "config" if run[0] != runs[0][0] else "dataset"
                     raise KelronError(f"process {rank} has another {what} than process 0: give all machines the same")
 
-    def _begin(self, must_resume: bool) -> tuple[int, int] | None:
-        """Bring the newest checkpoint into the work folder: its step and the run's steps; None for a new run."""
-        require_space(self.config, self.out, self.store)
-        restored = restore_run(self.config, self.store, self.data_fingerprint, self.work, self.say)
-        if must_resume and restored is None:
-            raise self._nothing_to_resume()
-        if self.keeper is not None:
-            self.keeper.take_dataset()
-        if restored is not None:
-            return restored.step, read_json(restored.folder / TRAINER_STATE)["max_steps"]
-        return None
-
     def _train(self, checkpoint: Path | None) -> Status:
         if self.world.any(self.clock.left() <= self.config.session.reserve_seconds):
             return self.status("budget", "the session's time was used before training began", self.first_step)
@@ -161,6 +181,11 @@ class _Session:
         if self.keeper is not None:  # the rows are in memory now: what changes later does not matter
             self.keeper.require_unchanged(self.data)
         self.total_steps = trainer.schedule.steps
+        if self.first_step and self.first_step >= self.total_steps:
+            raise KelronError(
+                f"with train.epochs {self.config.train.epochs:g} the run ends at step {self.total_steps}, and the "
+                f"checkpoint is of step {self.first_step}: take more epochs"
+            )
         budget = BudgetCallback(self.clock, session.reserve_seconds, self.world, self.keeper)
         words = self.keeper.words if self.keeper is not None else str
         trainer.add_callback(budget)
@@ -173,7 +198,7 @@ class _Session:
         self.say(f"{how}; the session ends in {duration(self.clock.left())}")
         self.began_training = True
         if self.world.size > 1 and self.world.first:
-            write_json(self.out / BEGUN_FILE, {"first_step": self.first_step, "total_steps": self.total_steps})
+            write_json(self.out / BEGUN_FILE, asdict(Begun(self.first_step, self.total_steps, about=self.about)))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         step = trainer.state.global_step
         if budget.stopped:
@@ -215,10 +240,10 @@ class _Session:
         if self.world.local_rank == 0:
             write_status(self.out, status)
         if self.world.first:
-            record_session(self.store, self.out, status)
+            record_session(self.store, self.out, status, self.about)
             self.say(f"{status.state}: {status.reason}")
 
-    def run_in_processes(self, must_resume: bool, processes: int, cluster: Cluster) -> Status:
+    def run_in_processes(self, processes: int, cluster: Cluster) -> Status:
         """The same in several processes, of which this one only starts and watches those of this machine."""
         fingerprint(self.data)  # a dataset that is not there is told before anything starts
         (self.out / BEGUN_FILE).unlink(missing_ok=True)
@@ -226,7 +251,7 @@ class _Session:
             "config": to_dict(self.config),
             "data": str(self.data),
             "out": str(self.out),
-            "must_resume": must_resume,
+            "start": asdict(self.start),
             "budget": self.clock.budget,
         }
         write_json(self.out / JOB_FILE, job)
@@ -243,8 +268,8 @@ class _Session:
         finally:
             (self.out / JOB_FILE).unlink(missing_ok=True)
             if (self.out / BEGUN_FILE).exists():
-                begun = read_json(self.out / BEGUN_FILE)
-                self.first_step, self.total_steps = begun["first_step"], begun["total_steps"]
+                begun = Begun(**read_json(self.out / BEGUN_FILE))
+                self.first_step, self.total_steps, self.about = begun.step, begun.total_steps, begun.about
                 self.began_training = True
                 (self.out / BEGUN_FILE).unlink()
         return read_status(self.out)
@@ -256,7 +281,7 @@ class _Session:
         try:
             write_status(self.out, status)
             if self.began_training and self.world.first and not isinstance(error.__cause__, LostLease):
-                record_session(self.store, self.out, status)
+                record_session(self.store, self.out, status, self.about)
         except (KelronError, OSError) as second:
             self.say(f"how the session ended could not be written down: {second}")
 
@@ -275,6 +300,8 @@ def train(
     out: Path,
     *,
     must_resume: bool = False,
+    accept_changes: Sequence[str] = (),
+    fresh: bool = False,
     clock: SessionClock | None = None,
     say: Say = print,
     cluster: Cluster | None = None,
@@ -282,6 +309,9 @@ def train(
     """Train for one session on the dataset in `data`; results go to `out`, checkpoints to the config's store.
 
     Resumes from the store's newest verified checkpoint where there is one (`must_resume`: refuses an empty store).
+    It must be of this config and data, but for the keys in `accept_changes` (see resume.MAY_CHANGE). `fresh` begins at
+    step 0 instead: what the store holds is set aside in a folder of the store, and where the Hub cannot be reached the
+    run is kept in `out/store`. Without it a store out of reach is an error, never a start from nothing.
     Where `data` holds no dataset, the one that the run left in the store is brought there.
     Writes `status.json`, `sessions.json`, `losses.json`, `config.json` and, when the run is finished, `adapter/`.
     Where there are several GPUs or `session.processes` says so, it starts a process for each and uses none itself;
@@ -289,20 +319,21 @@ def train(
     Raises KelronError for bad input, a store that cannot be reached, a checkpoint of another run, or a process that
     failed.
     """
+    start = Start(must_resume, [*accept_changes], fresh)
     clock = clock or SessionClock.from_environment(config.session.budget_seconds)
     cluster = cluster or Cluster()
     prepare_cuda_memory()
     with exclusive(out):
         (out / STATUS_FILE).unlink(missing_ok=True)  # an earlier session's would pass for this one's
-        session = _Session(config, data, out, clock, say)
+        session = _Session(config, data, out, clock, say, start)
         try:
             processes = processes_for(config, device_count())
             session.world = World(rank=cluster.machine * processes, size=cluster.machines * processes)
             check_processes(config.train.passes_per_step, session.world.size)
-            session.prepare(must_resume)
+            session.prepare()
             if session.world.size > 1:
-                return session.run_in_processes(must_resume, processes, cluster)
-            status = session.run(must_resume)
+                return session.run_in_processes(processes, cluster)
+            status = session.run()
             session.conclude(status)
             return status
         except BaseException as error:
@@ -320,9 +351,10 @@ def train_in_process(job: Path, world: World) -> None:
     task = read_json(job)
     out, config = Path(task["out"]), from_dict(task["config"])
     say: Say = print if world.first else _say_nothing
-    session = _Session(config, Path(task["data"]), out, SessionClock.from_environment(task["budget"]), say, world)
+    clock = SessionClock.from_environment(task["budget"])
+    session = _Session(config, Path(task["data"]), out, clock, say, Start(**task["start"]), world)
     try:
-        session.conclude(session.run(task["must_resume"]))
+        session.conclude(session.run())
     finally:
         session.close()
 

@@ -95,6 +95,13 @@ class WatchCallback(TrainerCallback):
         self._watch.check()
 
 
+class CadenceCallback(TrainerCallback):
+    """Saves and validates as often as the config says, not as the checkpoint says that the run was begun with."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.compute_steps(args, state.max_steps)
+
+
 class KelronTrainer(Trainer):
     """transformers' Trainer over a Schedule's passes."""
 
@@ -202,10 +209,18 @@ class KelronTrainer(Trainer):
 
         set_peft_model_state_dict(self.model, load_peft_weights(resume_from_checkpoint, device="cpu"))
 
-    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As transformers does, but rate and decay are the config's own: a checkpoint brings back those of its time."""
+        own = [{name: group[name] for name in ("initial_lr", "weight_decay")} for group in self.optimizer.param_groups]
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            _page_again(self.optimizer.optimizer)
+        if checkpoint is None:
+            return
+        _page_again(self.optimizer.optimizer)
+        scheduler: Any = self.lr_scheduler
+        scheduler.base_lrs = [group["initial_lr"] for group in own]
+        for group, mine, rule in zip(self.optimizer.param_groups, own, scheduler.lr_lambdas, strict=True):
+            group |= {**mine, "lr": mine["initial_lr"] * rule(scheduler.last_epoch)}
+        scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
 def _is_of_writing(error: Exception) -> bool:
@@ -294,7 +309,7 @@ def build_trainer(config: RunConfig, data: Path, work: Path, world: World) -> Ke
         base=portable_base(config),
         model=model,
         args=_arguments(config, work, world),
-        callbacks=[WatchCallback(watch_finite(model))],
+        callbacks=[WatchCallback(watch_finite(model)), CadenceCallback()],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -128,6 +128,22 @@ def test_another_number_of_processes_goes_on_with_the_same_passes(cut, uninterru
     assert latest(open_store(tmp_path / "run" / "store")).world_size == 1
 
 
+def test_in_two_processes_a_change_is_accepted_and_a_fresh_start_made(cut, in_two, data, tmp_path):
+    before, step = cut
+    shutil.copytree(before, tmp_path / "run")
+    slower = apply_overrides(in_two, ["train.learning_rate=1e-3"])
+    with pytest.raises(KelronError, match=r"--accept-change train\.learning_rate$"):
+        train(slower, data, tmp_path / "run", say=silent)
+    train(slower, data, tmp_path / "run", accept_changes=["train.learning_rate"], say=silent)
+    recorded = json.loads((tmp_path / "run" / "sessions.json").read_text())
+    changes = [{"key": "train.learning_rate", "from": 0.003, "to": 0.001, "step": step}]
+    assert [session.get("accepted") for session in recorded] == [None, changes]
+    assert latest(open_store(tmp_path / "run" / "store")).changes == changes
+    status = train(in_two, data, tmp_path / "run", fresh=True, say=silent)
+    assert (status.state, status.first_step) == ("finished", 0)
+    assert latest(open_store(tmp_path / "run" / "store" / "before-1")).changes == changes
+
+
 def test_two_machines_go_on_from_the_checkpoint_of_one(cut, uninterrupted, config, data, tmp_path):
     before, step = cut
     outs = [tmp_path / "machine0", tmp_path / "machine1"]
