@@ -9,6 +9,7 @@ from typing import Any
 
 from kelron_lib.aside import set_aside
 from kelron_lib.config import RunConfig
+from kelron_lib.convergence import plateau
 from kelron_lib.errors import KelronError
 from kelron_lib.keeper import Keeper
 from kelron_lib.manifest import TRAINER_STATE
@@ -26,15 +27,12 @@ class Begun:
     """Optimizer steps done."""
     total_steps: int = 0
     """Steps of the run; 0 where only the rows tell: in a new run, and after a change of its length."""
+    finished: str = ""
+    """Why nothing is left to train; empty where something is."""
     resumed: bool = False
     """Whether `checkpoint-STEP` lies in the work folder."""
     about: dict[str, Any] = field(default_factory=dict)
     """What the list of sessions says of it: changes that were accepted, a fresh start."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing is left to train."""
-        return self.resumed and 0 < self.total_steps <= self.step
 
 
 def begin(
@@ -63,13 +61,24 @@ def _resumed(config: RunConfig, start: Start, keeper: Keeper, work: Path, say: C
             raise nothing_to_resume(keeper.store)
         return Begun()
     keeper.changes = resumed.all_changes
-    total = read_json(resumed.restored.folder / TRAINER_STATE)["max_steps"]
+    folder, changed = resumed.restored.folder, [change["key"] for change in resumed.changes]
+    total = 0 if "train.epochs" in changed else read_json(folder / TRAINER_STATE)["max_steps"]
     return Begun(
         step=resumed.restored.step,
-        total_steps=0 if "train.epochs" in (change["key"] for change in resumed.changes) else total,
+        total_steps=total,
+        finished=why_finished(config, folder, total) if total else "",
         resumed=True,
         about={"accepted": resumed.changes} if resumed.changes else {},
     )
+
+
+def why_finished(config: RunConfig, checkpoint: Path, total_steps: int) -> str:
+    """Why nothing is left to train after a checkpoint of a run of `total_steps`; empty where something is."""
+    state = read_json(checkpoint / TRAINER_STATE)
+    if state["global_step"] >= total_steps:
+        return "the run was already finished"
+    reason = plateau(config, state["log_history"], total_steps)
+    return f"the run was already finished ({reason})" if reason else ""
 
 
 def _anew(config: RunConfig, store: Store, work: Path, out: Path, say: Callable[[str], None]) -> Begun:

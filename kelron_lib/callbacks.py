@@ -12,6 +12,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from kelron_lib.config import RunConfig
+from kelron_lib.convergence import best, plateau
 from kelron_lib.errors import RunFailed
 from kelron_lib.keeper import Keeper
 from kelron_lib.manifest import TRAINER_STATE
@@ -108,6 +110,28 @@ class StoreCallback(TrainerCallback):
                 target.write_bytes(content)
         if not (folder / TRAINER_STATE).exists():  # process 0 and its folder are on another machine
             shutil.rmtree(folder, ignore_errors=True)
+
+
+class ConvergenceCallback(TrainerCallback):
+    """Has a checkpoint made wherever the validation loss is the lowest so far, and ends training at a plateau.
+
+    `reason` says why it ended training; empty where it did not.
+    """
+
+    def __init__(self, config: RunConfig, world: World) -> None:
+        self._config = config
+        self._world = world
+        self.reason = ""
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        lowest = best(state.log_history)
+        if self._world.any(lowest is not None and lowest.step == state.global_step):
+            control.should_save = True
+        reason = plateau(self._config, state.log_history, state.max_steps)
+        if self._world.any(bool(reason)) and state.global_step < state.max_steps:
+            self.reason = reason
+            control.should_training_stop = True
+            control.should_save = True
 
 
 class GuardCallback(TrainerCallback):

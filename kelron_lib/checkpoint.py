@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kelron_lib.convergence import Validation, best
 from kelron_lib.errors import KelronError
 from kelron_lib.manifest import (
     CONFIG,
@@ -30,6 +31,7 @@ from kelron_lib.manifest import (
     recorded_step,
     required_files,
     step_folder,
+    step_of,
 )
 from kelron_lib.store import DamagedFile, Store
 from kelron_lib.verify import (
@@ -70,7 +72,7 @@ def prepare_checkpoint(
     processes, call it in one of them after all have written. Raises KelronError where the folder is incomplete.
     """
     config_json = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
-    step, files = _read_folder(folder, required_files(world_size, fp16))
+    step, lowest, files = _read_folder(folder, required_files(world_size, fp16))
     files[CONFIG] = FileRecord(len(config_json), hashlib.sha256(config_json).hexdigest())
     manifest = Manifest(
         step=step,
@@ -84,6 +86,8 @@ def prepare_checkpoint(
         versions=versions or {},
         created=now(),
         changes=json.loads(json.dumps([*changes])),
+        best_step=lowest.step if lowest else None,
+        best_loss=lowest.loss if lowest else None,
     )
     return Prepared(folder, manifest, config_json)
 
@@ -94,9 +98,10 @@ def send_checkpoint(
     """Keep a prepared checkpoint in the store and return its manifest as it stands there.
 
     Uploads, reads everything back, moves LATEST.json, then deletes what is older than the newest `keep` verified
-    checkpoints. What the store already holds is not sent again, so it may be called again after a failure. `confirm`
-    is called before the pointer moves and raises where this session may not move it. Raises KelronError where the
-    store is full or out of reach, or what arrived differs; LATEST.json then still names the checkpoint before.
+    checkpoints, but for the one with the lowest validation loss. What the store already holds is not sent again, so it
+    may be called again after a failure. `confirm` is called before the pointer moves and raises where this session may
+    not move it. Raises KelronError where the store is full or out of reach, or what arrived differs; LATEST.json then
+    still names the checkpoint before.
     """
     if keep < 1:
         raise KelronError(f"{keep} checkpoints cannot be kept: keep at least 1")
@@ -115,8 +120,8 @@ def save_checkpoint(store: Store, folder: Path, *, keep: int = 2, **about: Any) 
     return send_checkpoint(store, prepare_checkpoint(Path(folder), **about), keep=keep)
 
 
-def _read_folder(folder: Path, required: tuple[str, ...]) -> tuple[int, dict[str, FileRecord]]:
-    """Step and files of a trainer's folder. Raises KelronError where one is missing or cannot be read."""
+def _read_folder(folder: Path, required: tuple[str, ...]) -> tuple[int, Validation | None, dict[str, FileRecord]]:
+    """Step, best validation and files of a trainer's folder. Raises KelronError where one is missing or unreadable."""
     try:
         names = {path.name for path in folder.iterdir() if is_checkpoint_file(path.name)} - {CONFIG}
         if missing := [name for name in required if name not in names]:
@@ -124,7 +129,9 @@ def _read_folder(folder: Path, required: tuple[str, ...]) -> tuple[int, dict[str
                 f"{folder} lacks {', '.join(missing)}: a run resumed from it would be another run; save it again"
             )
         where = folder / TRAINER_STATE
-        return recorded_step(where.read_bytes(), str(where)), record_files(folder, names)
+        state = where.read_bytes()
+        step = recorded_step(state, str(where))
+        return step, best(json.loads(state).get("log_history", [])), record_files(folder, names)
     except OSError as error:
         raise KelronError(f"cannot read the checkpoint {folder}: {error.strerror}; save it again") from error
 
@@ -174,11 +181,13 @@ def discard(store: Store, prefix: str) -> None:
 
 
 def surplus(store: Store, newest: Manifest, keep: int) -> list[str]:
-    """The folders of what is older than the newest `keep` verified checkpoints, newest first; none until there are as
-    many. `newest`, which LATEST.json names, is verified and never among them."""
+    """The folders of what is older than the newest `keep` verified checkpoints and not the best, newest first; none
+    until there are as many. `newest`, which LATEST.json names, is verified and never among them."""
     older = [prefix for step, prefix in step_folders(store) if step <= newest.step and prefix != newest.prefix]
     kept: list[str] = []
     for prefix in older:
         if len(kept) < keep - 1 and not folder_problems(store, prefix):
             kept.append(prefix)
-    return [prefix for prefix in older if prefix not in kept] if len(kept) == keep - 1 else []
+    if len(kept) < keep - 1:
+        return []
+    return [prefix for prefix in older if prefix not in kept and step_of(prefix) != newest.best_step]

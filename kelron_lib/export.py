@@ -5,7 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from kelron_lib.config import RunConfig
+from kelron_lib.convergence import Validation, best
+from kelron_lib.manifest import TRAINER_STATE, digest_problems, step_folder
 from kelron_lib.model import name_base
+from kelron_lib.runtime import read_json
+from kelron_lib.store import DamagedFile, Store, sha256_file
+from kelron_lib.verify import read_manifest
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
@@ -21,3 +27,41 @@ def export_adapter(checkpoint: Path, out: Path, base: str) -> None:
     if target.exists():
         shutil.rmtree(target)
     fresh.rename(target)
+
+
+def wants_best(config: RunConfig, *, early: bool) -> bool:
+    """Whether the adapter is to be the best checkpoint's; `early`: a plateau ended training."""
+    return config.store.export == "best" or (config.store.export == "auto" and early)
+
+
+def export_best(store: Store, last: Path, out: Path, base: str, scratch: Path) -> str:
+    """Export the adapter with the lowest validation loss in place of the last one's, as the log in `last` tells.
+
+    Returns what there is to say of it; empty where the last checkpoint is the best.
+    """
+    lowest = best(read_json(last / TRAINER_STATE)["log_history"])
+    if lowest is None or last.name == f"checkpoint-{lowest.step}":
+        return ""
+    for second in (True, False):
+        if _export_stored(store, step_folder(lowest.step, second=second), lowest, out, base, scratch):
+            return f"; the adapter is of step {lowest.step}, where the validation loss was lowest ({lowest.loss:.4f})"
+    return f"; the adapter is the last one: the store does not hold the best one, of step {lowest.step}, intact"
+
+
+def _export_stored(store: Store, prefix: str, wanted: Validation, out: Path, base: str, scratch: Path) -> bool:
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        manifest = read_manifest(store, prefix)
+        for name in ADAPTER_FILES:
+            store.get_file(f"{prefix}/{name}", scratch / name)
+        if manifest.best_loss not in (None, wanted.loss) or digest_problems(
+            prefix, manifest.files, [*ADAPTER_FILES], lambda path: sha256_file(scratch / path.rpartition("/")[2])
+        ):
+            return False
+        export_adapter(scratch, out, base)
+    except DamagedFile:
+        return False
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return True

@@ -83,7 +83,8 @@ class Keeper:
         except KelronError:
             shutil.rmtree(staged, ignore_errors=True)
             raise
-        self._uploader.offer(f"step {prepared.manifest.step}", prepared, staged)
+        manifest = prepared.manifest
+        self._uploader.offer(f"step {manifest.step}", prepared, staged, lasting=manifest.step == manifest.best_step)
 
     def _send(self, prepared: Prepared) -> None:
         self.keep_dataset()
@@ -112,7 +113,7 @@ class Keeper:
         measured = self._uploader.expected_seconds
         if measured is None:
             return otherwise
-        return measured * (2.0 if self._uploader.words() else 1.0)
+        return measured * (1.0 + self._uploader.ahead)
 
     def flush(self, seconds: float) -> None:
         """Wait until the last checkpoint has arrived, at most `seconds` (and FLUSH_AT_LEAST).

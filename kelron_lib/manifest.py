@@ -27,7 +27,7 @@ SCALER = "scaler.pt"
 FREE_SECTIONS = ("preset", "session", "store", "evaluate")
 """Parts of a config that say where, when and how long a run is made and measured, not what it learns."""
 
-_MAY_BE_ABSENT = ("changes",)
+_MAY_BE_ABSENT = ("changes", "best_step", "best_loss")
 """Fields of a manifest that are written only where there is something in them."""
 _ALWAYS = ("adapter_model.safetensors", "adapter_config.json", "optimizer.pt", "scheduler.pt", TRAINER_STATE)
 _RNG = re.compile(r"rng_state(_(0|[1-9][0-9]{0,3}))?\.pth")
@@ -93,6 +93,10 @@ class Manifest:
     """UTC, ISO 8601."""
     changes: list[dict[str, Any]] = field(default_factory=list)
     """Config values that were changed on the way, oldest first: `key`, `from`, `to`, and the `step` after which."""
+    best_step: int | None = None
+    """The step with the lowest validation loss so far; None before any validation. Its checkpoint is kept, too."""
+    best_loss: float | None = None
+    """That loss."""
 
     @property
     def size(self) -> int:
@@ -108,8 +112,8 @@ class Manifest:
 
     def encode(self) -> bytes:
         """The sealed JSON. What may be absent is left out, so that what an earlier version sealed stays the same."""
-        record = {name: value for name, value in asdict(self).items() if value or name not in _MAY_BE_ABSENT}
-        return seal(record)
+        absent = {name for name in _MAY_BE_ABSENT if getattr(self, name) in (None, [])}
+        return seal({name: value for name, value in asdict(self).items() if name not in absent})
 
     @classmethod
     def decode(cls, raw: bytes, where: str) -> Manifest:

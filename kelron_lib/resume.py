@@ -26,6 +26,9 @@ MAY_CHANGE = {
     "train.max_grad_norm": "it acts from the next step on",
     "train.save_steps": "when a checkpoint is made decides nothing that is learned",
     "train.eval_steps": "when the validation loss is taken decides nothing that is learned",
+    "train.patience": "it only decides when to end",
+    "train.min_improvement": "it only decides when to end",
+    "train.least_epochs": "it only decides when to end",
     "train.checkpointing": "the same gradients, by another way through the memory",
     "model.embedding": "the same numbers, in another memory",
 }

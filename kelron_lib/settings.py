@@ -121,7 +121,13 @@ class TrainSettings:
     save_steps: int = 100
     """Optimizer steps between checkpoints; one more is made when the session ends."""
     eval_steps: int = 100
-    """Optimizer steps between validation losses."""
+    """Optimizer steps between validation losses; a checkpoint is made wherever the loss is the lowest so far."""
+    patience: int = 0
+    """Validations in a row without improvement after which training ends; 0: it never ends early."""
+    min_improvement: float = 0.01
+    """Share of the validation loss by which it has to fall to count as an improvement."""
+    least_epochs: float = 1.0
+    """Epochs before which no plateau ends training, so that every row has been seen."""
     seed: int = 1
     """Seed of the adapter's initial weights, the order of the rows and dropout."""
 
@@ -132,6 +138,9 @@ class TrainSettings:
         for name in ("row_tokens", "rows_per_pass", "passes_per_step", "save_steps", "eval_steps"):
             value = getattr(self, name)
             require(value >= 1, f"train.{name} is {value}: it must be at least 1")
+        require(self.patience >= 0, f"train.patience is {self.patience}: a number of validations, or 0 for never")
+        require(0 <= self.min_improvement < 1, f"train.min_improvement is {self.min_improvement}: use [0, 1)")
+        require(self.least_epochs >= 0, f"train.least_epochs is {self.least_epochs}: use 0 or more")
         require(0 <= self.weight_decay < 1, f"train.weight_decay is {self.weight_decay}: use [0, 1)")
         require(self.max_grad_norm > 0, f"train.max_grad_norm is {self.max_grad_norm}: it must be positive")
         require(
@@ -171,12 +180,18 @@ class StoreSettings:
     url: str = ""
     """Where checkpoints survive; empty: the folder `store` beside the run's other results."""
     keep: int = 2
-    """Verified checkpoints kept; older ones go only after the pointer has moved."""
+    """Newest verified checkpoints kept, and beside them the one with the lowest validation loss; older ones go only
+    after the pointer has moved."""
+    export: str = "auto"
+    """Which checkpoint becomes the adapter: `last`, `best` (lowest validation loss), or `auto`: the last when all steps
+    are done, since the learning rate falls towards exactly that end, and the best when a plateau ended training, since
+    nothing after it was any better."""
     most_failures: int = 10
     """Uploads that may fail in a row; training stops then, for what it learns would be lost."""
 
     def __post_init__(self) -> None:
         require(self.most_failures >= 1, f"store.most_failures is {self.most_failures}: allow at least 1")
+        require(self.export in ("auto", "best", "last"), f"store.export is {self.export!r}: use auto, best or last")
         require(self.keep >= 2, f"store.keep is {self.keep}: keep at least 2, so that one may be damaged")
 
 

@@ -27,16 +27,25 @@ def base_shape(config: RunConfig) -> ModelShape:
         raise KelronError(f"cannot load the config of {name!r}: {str(error).strip().splitlines()[0]}") from None
 
 
+IN_WORK = 4
+"""Checkpoints in the work folder: one, the next while that is written, one on its way to the store, and the best so
+far where that still waits."""
+
+
+def in_store(config: RunConfig) -> int:
+    """Checkpoints in the store: the newest, the best, and a new one before the oldest goes."""
+    return config.store.keep + 2
+
+
 def require_space(config: RunConfig, out: Path, store: Store) -> None:
     """Raise KelronError unless there is room for what a run writes, by the size of its adapter.
 
-    The work folder holds a checkpoint, the next one while that is written, and one on its way to the store; the store
-    keeps `store.keep` and a new one before the oldest goes, and what it holds already needs no room.
+    What the store holds already needs no room.
     """
     shape, work = base_shape(config), workload(config)
     one, adapter = checkpoint_bytes(shape, work), 4.0 * shape.lora(work.lora_rank, work.lora_targets)
     stored = sum(entry.size for entry in store.list() if not is_aside(entry.path))
-    here, there = 3 * one + adapter, max(0.0, (config.store.keep + 1) * one - stored)
+    here, there = IN_WORK * one + adapter, max(0.0, in_store(config) * one - stored)
     place = Path(config.store.url or out / "store").expanduser()
     if "://" in config.store.url:
         require_disk(out, round(here), "the work folder")

@@ -143,7 +143,8 @@ def import_checkpoint(store: Store, prepared: Prepared, say: Say = print) -> Man
 def prune(store: Store, keep: int, *, dry_run: bool = False, say: Say = print) -> list[str]:
     """Delete what is older than the newest `keep` verified checkpoints, and say what that frees; the folders' names.
 
-    The checkpoint that LATEST.json names stays, whatever `keep`, and where fewer than `keep` are verified, all do.
+    The checkpoint that LATEST.json names stays, whatever `keep`, and so does the one with the lowest validation loss;
+    where fewer than `keep` are verified, all do.
     Raises KelronError where another session writes to the store, or where the named checkpoint is not intact.
     """
     if keep < 1:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.config import StoreSettings
 from kelron_lib.errors import KelronError
+from kelron_lib.settings import StoreSettings
 
 
 def add_store_verbs(verbs: Any) -> None:

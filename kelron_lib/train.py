@@ -14,12 +14,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.begin import Begun, begin, nothing_to_resume
+from kelron_lib.begin import Begun, begin, nothing_to_resume, why_finished
 from kelron_lib.config import RunConfig, config_hash, from_dict, to_dict
 from kelron_lib.data import fingerprint
 from kelron_lib.dataset import fetch_dataset, holds_dataset
 from kelron_lib.errors import KelronError, RunFailed
-from kelron_lib.export import export_adapter
+from kelron_lib.export import export_adapter, export_best, wants_best
 from kelron_lib.hub_client import HubError
 from kelron_lib.keeper import Keeper
 from kelron_lib.launch import Cluster, run_processes
@@ -133,9 +133,7 @@ class _Session:
             write_json(self.out / "config.json", to_dict(self.config))
         checkpoint = self.work / f"checkpoint-{begun.step}"
         if begun.finished:
-            if self.world.first:
-                self._publish(checkpoint)
-            return self.status("finished", "the run was already finished", begun.step)
+            return self._finish(checkpoint, begun.finished, early=begun.step < begun.total_steps)
         if begun.resumed:
             self.world.share_folder(checkpoint)
         return self._train(checkpoint if begun.resumed else None)
@@ -173,7 +171,7 @@ class _Session:
         if self.world.any(self.clock.left() <= self.config.session.reserve_seconds):
             return self.status("budget", "the session's time was used before training began", self.first_step)
         with quiet_libraries():
-            from kelron_lib.callbacks import BudgetCallback, GuardCallback, ProgressCallback, StoreCallback
+            from kelron_lib import callbacks
             from kelron_lib.trainer import build_trainer
 
         session = self.config.session
@@ -181,19 +179,23 @@ class _Session:
         if self.keeper is not None:  # the rows are in memory now: what changes later does not matter
             self.keeper.require_unchanged(self.data)
         self.total_steps = trainer.schedule.steps
-        if self.first_step and self.first_step >= self.total_steps:
+        if checkpoint and self.first_step >= self.total_steps:
             raise KelronError(
                 f"with train.epochs {self.config.train.epochs:g} the run ends at step {self.total_steps}, and the "
                 f"checkpoint is of step {self.first_step}: take more epochs"
             )
-        budget = BudgetCallback(self.clock, session.reserve_seconds, self.world, self.keeper)
+        if checkpoint and (why := why_finished(self.config, checkpoint, self.total_steps)):
+            return self._finish(checkpoint, why, early=True)
+        convergence = callbacks.ConvergenceCallback(self.config, self.world)
+        budget = callbacks.BudgetCallback(self.clock, session.reserve_seconds, self.world, self.keeper)
         words = self.keeper.words if self.keeper is not None else str
         trainer.add_callback(budget)
         trainer.add_callback(
-            ProgressCallback(self.clock, trainer.schedule.samples, self.say, session.progress_seconds, words)
+            callbacks.ProgressCallback(self.clock, trainer.schedule.samples, self.say, session.progress_seconds, words)
         )
-        trainer.add_callback(GuardCallback())
-        trainer.add_callback(StoreCallback(self._keep, budget, self.world, self.keeper))
+        trainer.add_callback(callbacks.GuardCallback())
+        trainer.add_callback(convergence)
+        trainer.add_callback(callbacks.StoreCallback(self._keep, budget, self.world, self.keeper))
         how = f"resuming after step {self.first_step}" if checkpoint else "starting at step 0"
         self.say(f"{how}; the session ends in {duration(self.clock.left())}")
         self.began_training = True
@@ -201,14 +203,23 @@ class _Session:
             write_json(self.out / BEGUN_FILE, asdict(Begun(self.first_step, self.total_steps, about=self.about)))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         step = trainer.state.global_step
-        if budget.stopped:
+        if budget.stopped and not convergence.reason:
             left = self.total_steps - step
             self._flush(f"the session's time is used and {left} steps are left")
             return self.status("budget", f"the session's time is used; {left} steps are left for the next one", step)
+        why = convergence.reason or f"all {step} steps are done"
+        return self._finish(self.work / f"checkpoint-{step}", why, early=bool(convergence.reason))
+
+    def _finish(self, checkpoint: Path, why: str, *, early: bool) -> Status:
+        """See the last checkpoint home and export the adapter: this checkpoint's, or the best one's."""
         if self.world.first:
-            self._publish(self.work / f"checkpoint-{step}")
-        self._flush(f"all {step} steps are done and the adapter is in {self.out / 'adapter'}")
-        return self.status("finished", f"all {step} steps are done", step)
+            self._publish(checkpoint)
+        self._flush(f"{why} and the adapter is in {self.out / 'adapter'}")
+        chosen = ""
+        if self.world.first and wants_best(self.config, early=early):
+            chosen = export_best(self.store, checkpoint, self.out, portable_base(self.config), self.work / "best")
+        step = int(checkpoint.name.rpartition("-")[2])
+        return self.status("finished", why + self.world.gather(chosen)[0], step)
 
     def _keep(self, folder: Path) -> None:
         assert self.keeper is not None

@@ -1,7 +1,8 @@
 """Checkpoints on their way to the store, behind training's back: staged, sent by one thread, the newest first.
 
 What is offered is staged at once: hard links where the disk allows, so that the trainer's rotation can delete its own
-names and no second copy is made. One thread sends; a newer checkpoint replaces one that still waits or keeps failing.
+names and no second copy is made. One thread sends; a newer checkpoint replaces one that still waits or keeps failing,
+unless that one is to last: the best of a run is not given up for one that is only newer.
 A failure is tried again with growing pauses, is there to read at any moment, and at the end of a session `flush` waits
 for what is left, for a bounded time.
 """
@@ -50,10 +51,11 @@ class _Item(Generic[T]):
     name: str
     content: T
     staged: Path
+    lasting: bool
 
 
 class Uploader(Generic[T]):
-    """One thread that sends what it is offered; the newest wins."""
+    """One thread that sends what it is offered, in that order; the newest wins, and beside it the newest that lasts."""
 
     def __init__(
         self,
@@ -69,7 +71,7 @@ class Uploader(Generic[T]):
         self._send, self._most_failures, self._say = send, most_failures, say
         self._first_pause, self._longest_pause = first_pause, longest_pause
         self._changed = threading.Condition()
-        self._waiting: _Item[T] | None = None
+        self._waiting: list[_Item[T]] = []
         self._sending: _Item[T] | None = None
         self._closed = False
         self._seconds: list[float] = []
@@ -103,11 +105,18 @@ class Uploader(Generic[T]):
     def words(self) -> str:
         """The state for a progress line; empty while all is well and nothing is on its way."""
         with self._changed:
-            item = self._sending or self._waiting
+            item = self._sending or next(iter(self._waiting), None)
             if self._failures:
                 tries = "once" if self._failures == 1 else f"{self._failures} times"
                 return f"upload failed {tries}: {_first_line(self._problem)}"
             return f"uploading {item.name}" if item else ""
+
+    @property
+    def ahead(self) -> int:
+        """How many are to be sent before one that is offered now."""
+        with self._changed:
+            passing = sum(not item.lasting for item in self._waiting)  # replaced, unless its turn comes at once
+            return len(self._waiting) - passing + (1 if self._sending is not None else passing)
 
     def check(self) -> None:
         """Raise RunFailed where the uploader gave up: too many failures in a row, or the lease was lost."""
@@ -117,21 +126,23 @@ class Uploader(Generic[T]):
                 f"{f'{self._sent} is the newest in the store' if self._sent else 'nothing was stored this session'}"
             ) from self._problem
 
-    def offer(self, name: str, content: T, staged: Path) -> None:
-        """Queue a checkpoint in place of one that still waits; `staged` is deleted when it has arrived or is
-        replaced."""
+    def offer(self, name: str, content: T, staged: Path, *, lasting: bool = False) -> None:
+        """Queue a checkpoint in place of those that still wait, but for one that is `lasting`, which only another such
+        replaces; `staged` is deleted when it has arrived or is replaced."""
         with self._changed:
-            replaced, self._waiting = self._waiting, _Item(name, content, staged)
+            replaced = [item for item in self._waiting if lasting or not item.lasting]
+            self._waiting = [item for item in self._waiting if item not in replaced]
+            self._waiting.append(_Item(name, content, staged, lasting))
             self._changed.notify_all()
-        if replaced is not None:
-            shutil.rmtree(replaced.staged, ignore_errors=True)
+        for item in replaced:
+            shutil.rmtree(item.staged, ignore_errors=True)
 
     def flush(self, seconds: float) -> bool:
         """Wait until all that was offered has arrived, at most `seconds`; whether it has."""
         with self._changed:
             return (
                 self._changed.wait_for(
-                    lambda: (self._waiting is None and self._sending is None) or self._gave_up,
+                    lambda: (not self._waiting and self._sending is None) or self._gave_up,
                     timeout=max(0.0, seconds),
                 )
                 and not self._gave_up
@@ -146,10 +157,10 @@ class Uploader(Generic[T]):
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting is not None or self._closed)
+                self._changed.wait_for(lambda: self._waiting or self._closed)
                 if self._closed:
                     return
-                self._sending, self._waiting = self._waiting, None
+                self._sending = self._waiting.pop(0)
             try:
                 self._deliver()
             finally:
@@ -158,7 +169,7 @@ class Uploader(Generic[T]):
                     self._changed.notify_all()
 
     def _deliver(self) -> None:
-        """Send the one at hand until it arrives, a newer one waits, or there is no more hope."""
+        """Send the one at hand until it arrives, one that replaces it waits, or there is no more hope."""
         item, pause = self._sending, self._first_pause
         assert item is not None
         while True:
@@ -168,8 +179,8 @@ class Uploader(Generic[T]):
             except Exception as error:  # whatever it is, training must learn of it, and this thread must live
                 self._failed(item, error)
                 with self._changed:
-                    self._changed.wait_for(lambda: self._waiting is not None or self._closed, timeout=pause)
-                    superseded = self._waiting is not None
+                    self._changed.wait_for(lambda: self._superseded(item) or self._closed, timeout=pause)
+                    superseded = self._superseded(item)
                     if self._closed or isinstance(error, LostLease) or not isinstance(error, KelronError):
                         return
                 if superseded:
@@ -181,6 +192,9 @@ class Uploader(Generic[T]):
                 self._sent, self._failures, self._problem, self._gave_up = item.name, 0, None, False
                 shutil.rmtree(item.staged, ignore_errors=True)
                 return
+
+    def _superseded(self, item: _Item[T]) -> bool:
+        return any(waiting.lasting or not item.lasting for waiting in self._waiting)
 
     def _failed(self, item: _Item[T], error: Exception) -> None:
         with self._changed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -60,8 +61,19 @@ def verify(store: Store, which: int | Manifest) -> list[str]:
 def list_checkpoints(store: Store, *, bytewise: bool = True) -> list[CheckpointInfo]:
     """Every checkpoint of the store, newest first, each verified; without `bytewise` looked at only."""
     pointer = readable_pointer(store)
+    best_step = None
+    if pointer is not None:
+        with suppress(DamagedFile):
+            best_step = read_manifest(store, pointer.prefix).best_step
     return [
-        _inspect(store, step, prefix, latest=pointer is not None and pointer.prefix == prefix, bytewise=bytewise)
+        _inspect(
+            store,
+            step,
+            prefix,
+            latest=pointer is not None and pointer.prefix == prefix,
+            best=step == best_step,
+            bytewise=bytewise,
+        )
         for step, prefix in step_folders(store)
     ]
 
@@ -100,11 +112,14 @@ class CheckpointInfo:
     its saving or deletion was cut off."""
     problems: list[str]
     """What is wrong, one line each."""
+    best: bool = False
+    """Whether its validation loss is the lowest of the run, as far as the newest checkpoint knows."""
 
     def line(self) -> str:
         """The checkpoint in one line of text."""
         age = "age unknown" if self.age is None else f"{age_words(self.age)} old"
-        parts = [f"step {self.step}", size_words(self.size), age, *["latest"] * self.latest, self.state]
+        named = [*["latest"] * self.latest, *["best"] * self.best]
+        parts = [f"step {self.step}", size_words(self.size), age, *named, self.state]
         return ", ".join(parts) + (": " if self.problems else "") + "; ".join(self.problems)
 
 
@@ -188,7 +203,9 @@ def folder_problems(store: Store, prefix: str, expected: Manifest | None = None,
     return [*wrong.values(), *changed]
 
 
-def _inspect(store: Store, step: int, prefix: str, *, latest: bool, bytewise: bool = True) -> CheckpointInfo:
+def _inspect(
+    store: Store, step: int, prefix: str, *, latest: bool, best: bool, bytewise: bool = True
+) -> CheckpointInfo:
     """One checkpoint, verified; without `bytewise` only its manifest is read, and its files' sizes are compared."""
     entries = store.list(prefix)
     finished = any(entry.path == f"{prefix}/{MANIFEST}" for entry in entries)
@@ -199,4 +216,4 @@ def _inspect(store: Store, step: int, prefix: str, *, latest: bool, bytewise: bo
     if finished and not problems:
         created = datetime.fromisoformat(read_manifest(store, prefix).created)
         age = (datetime.now(UTC) - created).total_seconds()
-    return CheckpointInfo(step, prefix, sum(entry.size for entry in entries), age, latest, state, problems)
+    return CheckpointInfo(step, prefix, sum(entry.size for entry in entries), age, latest, state, problems, best)

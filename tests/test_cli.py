@@ -159,13 +159,13 @@ def test_a_session_leaves_what_other_tools_read(trained):
 
 
 def test_resume_goes_on_from_the_store_alone(capsys, tmp_path, trained):
-    store = shutil.copytree(trained / "store" / "step-000008", tmp_path / "store")
+    store = shutil.copytree(trained / "store" / "step-000009", tmp_path / "store")
     at = ("--data", trained / "data", "--out", tmp_path / "run", "--set", f"store.url={store}")
     code, out, err = run(capsys, "resume", *SETTINGS, *at)
     assert code == 0, err
-    assert "resuming after step 8" in out
+    assert "resuming after step 9" in out
     (session,) = read(tmp_path / "run" / "sessions.json")
-    assert (session["first_step"], session["reason"]) == (8, "finished")
+    assert (session["first_step"], session["reason"]) == (9, "finished")
     weights = ("adapter", "adapter_model.safetensors")
     assert (tmp_path / "run").joinpath(*weights).read_bytes() == trained.joinpath(*weights).read_bytes()
 

@@ -23,7 +23,7 @@ from kelron_lib.restore import pull, restore
 from kelron_lib.store import DamagedFile, Entry, MissingFile
 from kelron_lib.store_tools import IN_HISTORY, list_store, prune
 from kelron_lib.stores import open_store
-from kelron_lib.verify import latest, verify, verify_store
+from kelron_lib.verify import latest, list_checkpoints, verify, verify_store
 
 URLS = {
     "bucket": "hf://buckets/me/cells/run-1",
@@ -216,6 +216,26 @@ def test_checkpoints_are_saved_verified_and_restored_unchanged(store, tmp_path):
     original = content(trainer_folder(tmp_path / "again", 140))
     back = content(restored.folder)
     assert {name: back[name] for name in FILES} == {name: original[name] for name in FILES}
+
+
+def test_the_best_is_kept_beside_the_newest_and_named(store, tmp_path):
+    seen = []
+    for step, loss, best, kept in (
+        (10, 3.0, 10, [10]),
+        (20, 1.0, 20, [10, 20]),
+        (30, 2.0, 20, [20, 30]),
+        (40, 2.0, 20, [20, 30, 40]),
+        (50, 2.0, 20, [20, 40, 50]),
+        (60, 0.5, 60, [50, 60]),
+    ):
+        seen.append({"step": step, "eval_loss": loss})
+        folder = trainer_folder(tmp_path / "work", step)
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": seen}))
+        save_checkpoint(store, folder, **RUN)
+        assert sorted(info.step for info in list_checkpoints(store)) == kept
+        assert [info.step for info in list_checkpoints(store) if info.best] == [best]
+        assert latest(store).best_step == best
+    assert verify_store(store).ok
 
 
 def test_an_empty_store_has_nothing_to_restore(store, tmp_path):

@@ -90,7 +90,7 @@ def test_what_the_store_holds_needs_no_room(small_config, small_data, cut, tmp_p
     held = sum(entry.size for entry in full.list())
     assert asked == [(tmp_path, pytest.approx(asked[1][1] + held, abs=1)), (tmp_path, asked[1][1])]
     one = checkpoint_bytes(base_shape(small_config), workload(small_config))
-    assert asked[0][1] == pytest.approx(one * (3 + 1 / 3 + small_config.store.keep + 1))
+    assert asked[0][1] == pytest.approx(one * (4 + 1 / 3 + small_config.store.keep + 2))
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["fresh", "resumed"])

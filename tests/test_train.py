@@ -128,7 +128,7 @@ def test_training_lowers_the_validation_loss_and_keeps_two_checkpoints(uninterru
     store = open_store(uninterrupted / "store")
     assert verify_store(store).ok
     assert latest(store).step == STEPS
-    assert sorted(p.name for p in (uninterrupted / "store").glob("step-*")) == ["step-000008", "step-000012"]
+    assert sorted(p.name for p in (uninterrupted / "store").glob("step-*")) == ["step-000009", "step-000012"]
 
 
 def test_a_step_is_the_same_in_one_pass_or_in_several(small_config, small_data, tmp_path):
@@ -279,7 +279,7 @@ def test_a_damaged_newest_checkpoint_costs_only_its_own_steps(
     shutil.copytree(uninterrupted / "store", tmp_path / "store")
     damaged = tmp_path / "store" / name
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    found = STEPS if name == "LATEST.json" else 8
+    found = STEPS if name == "LATEST.json" else 9
     said = []
     status = train(small_config, small_data, tmp_path, must_resume=must_resume, say=said.append)
     assert (status.first_step, status.step, status.state) == (found, STEPS, "finished")
@@ -296,18 +296,18 @@ def test_a_session_that_fails_on_a_damaged_store_tells_its_own_error(
     with pytest.raises(KelronError, match=r"of another run \(differing: lora.alpha\)"):
         train(apply_overrides(small_config, ["lora.alpha=8"]), small_data, tmp_path, say=silent)
     status = read_status(tmp_path)
-    assert (status.state, status.step) == ("failed", STEPS if name == "LATEST.json" else 8)
+    assert (status.state, status.step) == ("failed", STEPS if name == "LATEST.json" else 9)
     assert "lora.alpha" in status.reason
 
 
 def test_the_flat_layout_of_a_hub_download_resumes(uninterrupted, small_config, small_data, tmp_path):
     flat = tmp_path / "download"
-    shutil.copytree(uninterrupted / "store" / "step-000008", flat)
+    shutil.copytree(uninterrupted / "store" / "step-000009", flat)
     config = apply_overrides(small_config, [f"store.url={flat}"])
     with pytest.raises(KelronError, match=r"no dataset in .*download: make it with `kelron data`"):
         train(config, tmp_path / "out" / "data", tmp_path / "out", must_resume=True, say=silent)
     status = train(config, small_data, tmp_path / "out", must_resume=True, say=silent)
-    assert (status.first_step, status.step) == (8, STEPS)
+    assert (status.first_step, status.step) == (9, STEPS)
     shutil.rmtree(tmp_path / "out")
     status = train(config, tmp_path / "out" / "data", tmp_path / "out", must_resume=True, say=silent)
     assert (status.state, status.reason) == ("finished", "the run was already finished")

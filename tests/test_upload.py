@@ -173,3 +173,44 @@ def test_a_flush_is_bounded_and_leaves_what_did_not_arrive(tmp_path):
     send.open.set()
     assert carrier.flush(10)
     carrier.close()
+
+
+def test_one_that_lasts_is_sent_before_what_is_only_newer(tmp_path):
+    gate = Gate()
+    sender = uploader(gate)
+    try:
+        folders = {name: staged_folder(tmp_path, name) for name in ("one", "two", "best", "three", "four")}
+        sender.offer("one", "one", folders["one"])
+        assert gate.reached.wait(10)
+        sender.offer("two", "two", folders["two"])
+        assert sender.ahead == 1
+        sender.offer("best", "best", folders["best"], lasting=True)
+        sender.offer("three", "three", folders["three"])
+        assert sender.ahead == 2
+        sender.offer("four", "four", folders["four"])
+        assert {name for name, folder in folders.items() if folder.exists()} == {"one", "best", "four"}
+        gate.open.set()
+        assert sender.flush(10)
+        assert gate.sent == ["one", "best", "four"]
+        assert sender.ahead == 0
+        assert not any(folder.exists() for folder in folders.values())
+    finally:
+        sender.close()
+
+
+@pytest.mark.parametrize("better", [False, True])
+def test_one_that_lasts_is_tried_again_until_a_better_one_waits(tmp_path, better):
+    gate = Gate(*[KelronError("out of quota")] * 3)
+    sender = uploader(gate)
+    try:
+        best, newer = (staged_folder(tmp_path, name) for name in ("best", "newer"))
+        sender.offer("best", "best", best, lasting=True)
+        assert gate.reached.wait(10)
+        sender.offer("newer", "newer", newer, lasting=better)
+        gate.open.set()
+        assert sender.flush(10)
+        assert gate.sent == (["newer"] if better else ["best", "newer"])
+        assert not best.exists()
+        assert not newer.exists()
+    finally:
+        sender.close()

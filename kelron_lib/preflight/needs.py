@@ -10,6 +10,7 @@ from kelron_lib.config import RunConfig
 from kelron_lib.placement import ModelShape, Workload
 from kelron_lib.placement.memory import GIB, Share, checkpoint_bytes, layer_nf4, optimizer_bytes, phases
 from kelron_lib.preflight import machine
+from kelron_lib.space import IN_WORK, in_store
 
 LIBRARIES = {"cpu": 0.42 * GIB, "cuda": 3.0 * GIB}
 """torch, transformers and peft in a process: measured on a CPU (torch 2.13), assumed with CUDA."""
@@ -52,15 +53,14 @@ class DiskNeed:
 def disk_needs(config: RunConfig, shape: ModelShape, work: Workload, out: Path, download: bool) -> list[DiskNeed]:
     """Everything a run writes, place by place.
 
-    The work folder holds a checkpoint and the next one while that is written, the store keeps `store.keep` and a new
-    one before the oldest goes, and the adapter is exported at the end.
+    The work folder and the store hold as many checkpoints as `space` says, and the adapter is exported at the end.
     """
     one = checkpoint_bytes(shape, work)
     adapter = 4.0 * shape.lora(work.lora_rank, work.lora_targets)
-    needs = [DiskNeed(out, 2 * one + adapter, "work folder and adapter")]
+    needs = [DiskNeed(out, IN_WORK * one + adapter, "work folder and adapter")]
     if "://" not in config.store.url:
         store = Path(config.store.url) if config.store.url else out / "store"
-        needs.append(DiskNeed(store, (config.store.keep + 1) * one, f"store of {config.store.keep} checkpoints"))
+        needs.append(DiskNeed(store, in_store(config) * one, f"store of {config.store.keep} checkpoints"))
     if download:
         needs.append(DiskNeed(machine.hub_cache(), 2.0 * shape.total, "the base's 16-bit weights"))
     return needs
