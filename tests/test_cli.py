@@ -99,7 +99,7 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, tmp_path, arguments, word
 def test_adapters_name_their_base_and_no_place_on_this_machine(trained):
     """The exported one, and those of the checkpoints, which other machines resume from."""
     settings = sorted(trained.rglob("adapter_config.json"))
-    assert {path.parent.name for path in settings} >= {"adapter", "step-000008"}
+    assert {path.parent.name for path in settings} >= {"adapter", "step-000012"}  # the newest is always kept
     for path in settings:
         text = path.read_text(encoding="utf-8")
         assert json.loads(text)["base_model_name_or_path"] == "tiny"
