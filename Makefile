@@ -47,7 +47,7 @@ bench: $(READY)  ## Measure speed on this machine; see benchmarks/
 	@echo "== benchmarks"
 	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
-soak: $(READY)  ## Kill training 200 times at random moments (about an hour); see docs/reliability.md
+soak: $(READY)  ## Kill training 200 times at random moments (about an hour); see tests/soak.py
 	@echo "== soak"
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py --processes 1 2 --kills 150 50
 

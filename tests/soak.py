@@ -48,8 +48,7 @@ SMALL = (
 )
 URLS = {"folder": "{folder}", "bucket": "hf://buckets/me/ckpt/run-{number}", "repo": "hf://me/kelron/run-{number}"}
 STEP = re.compile(r"step (\d+)/(\d+)")
-PATIENCE = 600.0
-"""Seconds after which a session counts as stuck."""
+BEGAN = re.compile(r"(?:starting at|resuming after) step (\d+)")
 
 
 class Broken(AssertionError):
@@ -236,7 +235,7 @@ class Soak:
     def check_start(self, job: dict, newest: int) -> None:
         """A session must go on from the newest checkpoint; one killed early has said nothing yet."""
         log = Path(job["log"])
-        told = re.search(r"starting at step (\d+)", log.read_text()) if log.exists() else None
+        told = BEGAN.search(log.read_text()) if log.exists() else None
         if told and int(told[1]) != newest:
             raise Broken(f"a session went on from step {told[1]} although step {newest} is stored")
 
