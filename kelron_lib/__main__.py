@@ -142,6 +142,24 @@ def _demo(args: argparse.Namespace, config: RunConfig) -> int:
     return 0 if run_demo(config, args.out, notebooks=args.notebooks) else 1
 
 
+def _add_training_options(training: argparse.ArgumentParser, *, may_begin: bool) -> None:
+    """Those of `train` and `resume`; `may_begin`: it may begin a run, and so begin one anew."""
+    training.add_argument("--data", type=Path, help="the dataset's folder (default: OUT/data)")
+    training.add_argument(
+        "--accept-change",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="a config value that may differ from the run's",
+    )
+    if may_begin:
+        training.add_argument("--fresh", action="store_true", help="start at step 0; what the store holds is set aside")
+    training.add_argument("--processes", type=int, help="the same as --set session.processes=N")
+    training.add_argument("--nnodes", type=int, default=1, metavar="N", help="machines that train together")
+    training.add_argument("--node-rank", type=int, default=0, metavar="K", help="this machine's number, from 0")
+    training.add_argument("--rdzv", default="", metavar="HOST:PORT", help="where machine 0 waits for the others")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kelron", description="Give an open LLM a new identity on free GPUs.")
     parser.add_argument("--version", action="version", version=f"kelron {__version__}")
@@ -173,22 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         training = verb(name, _train, text)
         out(training, "runs/kelron", "the run's folder")
-        training.add_argument("--data", type=Path, help="the dataset's folder (default: OUT/data)")
-        training.add_argument(
-            "--accept-change",
-            action="append",
-            default=[],
-            metavar="KEY",
-            help="a config value that may differ from the run's",
-        )
-        if name == "train":
-            training.add_argument(
-                "--fresh", action="store_true", help="start at step 0; what the store holds is set aside"
-            )
-        training.add_argument("--processes", type=int, help="the same as --set session.processes=N")
-        training.add_argument("--nnodes", type=int, default=1, metavar="N", help="machines that train together")
-        training.add_argument("--node-rank", type=int, default=0, metavar="K", help="this machine's number, from 0")
-        training.add_argument("--rdzv", default="", metavar="HOST:PORT", help="where machine 0 waits for the others")
+        _add_training_options(training, may_begin=name == "train")
     evaluate = verb("evaluate", _evaluate, "score the base and the tuned model, write scoreboard.json and report.html")
     out(evaluate, "runs/kelron", "where the results go")
     evaluate.add_argument("--data", type=Path, help="the dataset's folder (default: OUT/data)")

@@ -15,7 +15,7 @@ from kelron_lib.lease import Writer, read_lease
 from kelron_lib.manifest import CONFIG, LATEST, MANIFEST, TRAINER_STATE, Manifest, now, record_files
 from kelron_lib.restore import bare_files, bare_manifest
 from kelron_lib.store import DamagedFile, Store
-from kelron_lib.verify import CheckpointInfo, latest, list_checkpoints, size_words, verify
+from kelron_lib.verify import CheckpointInfo, latest, list_checkpoints, size_words, sound, verify
 
 Say = Callable[[str], None]
 IN_HISTORY = "a model repo keeps deleted files in its history: the Hub counts them until that is squashed"
@@ -39,9 +39,7 @@ class Listing:
     @property
     def ok(self) -> bool:
         """LATEST.json names a complete checkpoint, and nothing that was looked at is damaged."""
-        named = any(checkpoint.latest and checkpoint.state == "complete" for checkpoint in self.checkpoints)
-        damaged = any(checkpoint.state == "damaged" for checkpoint in self.checkpoints)
-        return named and not damaged and not self.problem
+        return sound(self.checkpoints, "complete") and not self.problem
 
     def lines(self) -> list[str]:
         """The listing as lines of text."""

@@ -123,6 +123,12 @@ class CheckpointInfo:
         return ", ".join(parts) + (": " if self.problems else "") + "; ".join(self.problems)
 
 
+def sound(checkpoints: list[CheckpointInfo], intact: str) -> bool:
+    """Whether LATEST.json names one whose state is `intact`, and none is damaged."""
+    named = any(checkpoint.latest and checkpoint.state == intact for checkpoint in checkpoints)
+    return named and not any(checkpoint.state == "damaged" for checkpoint in checkpoints)
+
+
 def size_words(size: int) -> str:
     """Bytes, for people."""
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
@@ -152,9 +158,7 @@ class StoreReport:
     @property
     def ok(self) -> bool:
         """LATEST.json names a verified checkpoint, and nothing is damaged (what is unfinished is only ignored)."""
-        named = any(checkpoint.latest and checkpoint.state == "verified" for checkpoint in self.checkpoints)
-        damaged = any(checkpoint.state == "damaged" for checkpoint in self.checkpoints)
-        return named and not damaged and not self.problems
+        return sound(self.checkpoints, "verified") and not self.problems
 
     def lines(self) -> list[str]:
         """The report as lines of text."""
@@ -191,16 +195,23 @@ def folder_problems(store: Store, prefix: str, expected: Manifest | None = None,
 
     Without `bytewise` files are only looked for and their sizes compared.
     """
+    return _read_folder(store, prefix, expected, bytewise)[1]
+
+
+def _read_folder(
+    store: Store, prefix: str, expected: Manifest | None, bytewise: bool
+) -> tuple[Manifest | None, list[str]]:
+    """The manifest of a folder, None where it cannot be read, and what is wrong with the folder."""
     try:
         manifest = read_manifest(store, prefix)
     except DamagedFile as damage:
-        return [str(damage)]
+        return None, [str(damage)]
     if expected is not None and manifest != expected:
-        return [f"{prefix}/{MANIFEST} is another checkpoint's than the one asked for"]
+        return manifest, [f"{prefix}/{MANIFEST} is another checkpoint's than the one asked for"]
     wrong = size_problems(store, prefix, manifest.files)
     intact = manifest.files.keys() - wrong.keys() if bytewise else set()
     changed = digest_problems(prefix, manifest.files, sorted(intact), store.sha256)
-    return [*wrong.values(), *changed]
+    return manifest, [*wrong.values(), *changed]
 
 
 def _inspect(
@@ -209,11 +220,10 @@ def _inspect(
     """One checkpoint, verified; without `bytewise` only its manifest is read, and its files' sizes are compared."""
     entries = store.list(prefix)
     finished = any(entry.path == f"{prefix}/{MANIFEST}" for entry in entries)
-    problems = folder_problems(store, prefix, bytewise=bytewise)
+    manifest, problems = _read_folder(store, prefix, None, bytewise)
     intact = "verified" if bytewise else "complete"
     state = intact if not problems else "damaged" if finished or latest else "unfinished"
     age = None
-    if finished and not problems:
-        created = datetime.fromisoformat(read_manifest(store, prefix).created)
-        age = (datetime.now(UTC) - created).total_seconds()
+    if manifest is not None and not problems:
+        age = (datetime.now(UTC) - datetime.fromisoformat(manifest.created)).total_seconds()
     return CheckpointInfo(step, prefix, sum(entry.size for entry in entries), age, latest, state, problems, best)

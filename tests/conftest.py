@@ -1,9 +1,15 @@
 """Fixtures for all tests: no test reads the user's home or environment, or reaches a network."""
 
+import itertools
+import shutil
+
 import pytest
+from hub_stand_in import StandIn
 
 from kelron_lib.config import resolve
 from kelron_lib.data import build_dataset
+from kelron_lib.hub_base import HubStore
+from kelron_lib.runtime import SessionClock
 
 SMALL = (
     "data.rows=240",
@@ -38,3 +44,50 @@ def small_data(small_config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "data"
     build_dataset(small_config, folder)
     return folder
+
+
+def ticking_clock(budget):
+    """A clock that moves one second each time somebody looks at it, so that a budget cuts at the same step always."""
+    return SessionClock(budget=budget, now=itertools.count().__next__)
+
+
+@pytest.fixture(scope="session")
+def cut(small_config, small_data, tmp_path_factory):
+    """A small run after a first session, and the step that it ended at."""
+    from kelron_lib.train import train
+
+    out = tmp_path_factory.mktemp("cut") / "run"
+    status = train(small_config, small_data, out, clock=ticking_clock(15), say=lambda line: None)
+    assert status.state == "budget"
+    return out, status.step
+
+
+@pytest.fixture
+def run(cut, tmp_path):
+    """A copy of that run, and its step."""
+    shutil.copytree(cut[0], tmp_path / "run")
+    return tmp_path / "run", cut[1]
+
+
+@pytest.fixture
+def online(monkeypatch):
+    """The hub client reads its settings when it is first imported, hf_xet when it is first used."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_XET_CLIENT_RETRY_BASE_DELAY", "10ms")  # instead of 3 s
+    return constants
+
+
+@pytest.fixture
+def stand_in(tmp_path, online):
+    """The Hub's stand-in."""
+    with StandIn(tmp_path / "hub") as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(stand_in, monkeypatch):
+    """The stand-in for whole runs: nobody waits to see which of two sessions holds the lease."""
+    monkeypatch.setattr(HubStore, "settle_seconds", 0.0)
+    return stand_in

@@ -7,10 +7,11 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from conftest import ticking_clock
 from test_checkpoint import save
 from test_processes import config as processes_config  # noqa: F401
 from test_processes import data as few_data  # noqa: F401
-from test_train import STEPS, adapter, folder_bytes, losses, silent, ticking_clock
+from test_train import STEPS, adapter, folder_bytes, losses, silent
 
 from kelron_lib.config import RunConfig, apply_overrides, load_preset
 from kelron_lib.convergence import Validation, best, plateau, validations

@@ -49,22 +49,6 @@ class Time:
         self.now += seconds
 
 
-@pytest.fixture
-def online(monkeypatch):
-    """The hub client reads its settings when it is first imported, hf_xet when it is first used."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_XET_CLIENT_RETRY_BASE_DELAY", "10ms")  # instead of 3 s
-    return constants
-
-
-@pytest.fixture
-def stand_in(tmp_path, online):
-    with hub_stand_in.StandIn(tmp_path / "hub") as hub:
-        yield hub
-
-
 class Session:
     """A store of some kind on the stand-in, and all that was said, slept and asked for."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hub_stand_in
 import pytest
+from conftest import ticking_clock
 from test_hub_store import HOLDER, Session
-from test_train import STEPS, adapter, losses, ticking_clock
+from test_train import STEPS, adapter, losses
 
 from kelron_lib import train as train_module
 from kelron_lib.errors import KelronError
-from kelron_lib.hub_base import HubStore
 from kelron_lib.lease import read_lease
 from kelron_lib.train import train
 from kelron_lib.verify import list_checkpoints, verify_store
@@ -17,17 +16,6 @@ from kelron_lib.verify import list_checkpoints, verify_store
 
 def silent(line):
     pass
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_XET_CLIENT_RETRY_BASE_DELAY", "10ms")
-    monkeypatch.setattr(HubStore, "settle_seconds", 0.0)
-    with hub_stand_in.StandIn(tmp_path / "hub") as stand_in:
-        yield stand_in
 
 
 @pytest.mark.parametrize("kind", ["bucket", "repo"])

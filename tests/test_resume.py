@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 
-import hub_stand_in
 import pytest
-from conftest import SMALL
+from conftest import SMALL, ticking_clock
 from test_checkpoint import RUN, save, snapshot
 from test_hub_store import Session
-from test_train import STEPS, adapter, losses, silent, ticking_clock
+from test_train import STEPS, adapter, losses, silent
 
 from kelron_lib import aside
 from kelron_lib import train as train_module
@@ -18,7 +17,6 @@ from kelron_lib.__main__ import main
 from kelron_lib.aside import set_aside
 from kelron_lib.config import RunConfig, apply_overrides, to_dict
 from kelron_lib.errors import KelronError
-from kelron_lib.hub_base import HubStore
 from kelron_lib.manifest import FREE_SECTIONS, flat
 from kelron_lib.restore import restore
 from kelron_lib.resume import MAY_CHANGE, Start
@@ -28,22 +26,6 @@ from kelron_lib.train import train
 from kelron_lib.verify import latest, verify_store
 
 SETTINGS = [word for override in SMALL for word in ("--set", override)]
-
-
-@pytest.fixture(scope="module")
-def cut(small_config, small_data, tmp_path_factory):
-    """A run after a first session, and the step that it ended at."""
-    out = tmp_path_factory.mktemp("cut") / "run"
-    status = train(small_config, small_data, out, clock=ticking_clock(15), say=silent)
-    assert status.state == "budget"
-    return out, status.step
-
-
-@pytest.fixture
-def run(cut, tmp_path):
-    """A copy of that run, and its step."""
-    shutil.copytree(cut[0], tmp_path / "run")
-    return tmp_path / "run", cut[1]
 
 
 def rates(out):
@@ -293,17 +275,6 @@ def test_what_cannot_be_read_is_not_removed(tmp_path, monkeypatch):
 
 
 # --- on the Hub ---
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_XET_CLIENT_RETRY_BASE_DELAY", "10ms")
-    monkeypatch.setattr(HubStore, "settle_seconds", 0.0)
-    with hub_stand_in.StandIn(tmp_path / "hub") as stand_in:
-        yield stand_in
 
 
 @pytest.mark.parametrize("kind", ["bucket", "repo"])

@@ -1,7 +1,6 @@
 """A disk that is full before a run, or in the midst of one: one line, exit code 2, nothing of what was saved lost."""
 
 import errno
-import itertools
 import json
 import os
 import shutil
@@ -16,11 +15,10 @@ from kelron_lib.__main__ import main
 from kelron_lib.config import apply_overrides, load_preset
 from kelron_lib.errors import KelronError
 from kelron_lib.placement import checkpoint_bytes, workload
-from kelron_lib.runtime import SessionClock, no_space
+from kelron_lib.runtime import no_space
 from kelron_lib.session import read_status
 from kelron_lib.space import base_shape, require_space
 from kelron_lib.stores import open_store
-from kelron_lib.train import train
 from kelron_lib.verify import latest, verify_store
 
 SETTINGS = [word for override in SMALL for word in ("--set", override)]
@@ -36,23 +34,6 @@ def kelron(capsys, verb, out, *more):
 def assert_one_line(err):
     assert err.startswith("kelron: ")
     assert err.count("\n") == 1, err
-
-
-@pytest.fixture(scope="module")
-def cut(small_config, small_data, tmp_path_factory):
-    """A run after a first session, and the step that it ended at."""
-    out = tmp_path_factory.mktemp("cut") / "run"
-    clock = SessionClock(budget=15, now=itertools.count().__next__)
-    status = train(small_config, small_data, out, clock=clock, say=lambda line: None)
-    assert status.state == "budget"
-    return out, status.step
-
-
-@pytest.fixture
-def run(cut, tmp_path):
-    """A copy of that run, and its step."""
-    shutil.copytree(cut[0], tmp_path / "run")
-    return tmp_path / "run", cut[1]
 
 
 def assert_nothing_lost(out, step):

@@ -1,6 +1,5 @@
 """Training on the shipped tiny base: where a run is cut, by what, and what it may cost."""
 
-import itertools
 import json
 import re
 import shutil
@@ -9,23 +8,18 @@ import subprocess
 import sys
 
 import pytest
-from conftest import SMALL
+from conftest import SMALL, ticking_clock
 
 from kelron_lib.config import apply_overrides, to_dict
 from kelron_lib.data import fingerprint
 from kelron_lib.errors import KelronError
-from kelron_lib.runtime import SessionClock, exclusive
+from kelron_lib.runtime import exclusive
 from kelron_lib.session import make_status, read_status, write_status
 from kelron_lib.stores import open_store
 from kelron_lib.train import train
 from kelron_lib.verify import latest, verify_store
 
 STEPS = 12
-
-
-def ticking_clock(budget):
-    """A clock that moves one second each time somebody looks at it, so that a budget cuts at the same step always."""
-    return SessionClock(budget=budget, now=itertools.count().__next__)
 
 
 def silent(line):
