@@ -230,12 +230,16 @@ def _is_of_writing(error: Exception) -> bool:
 
 
 def _page_again(optimizer: Any) -> None:
-    """Put a paged optimizer's states back into paged memory, which loading them does not (bitsandbytes 0.50)."""
+    """Put a paged optimizer's states, just loaded, back into paged memory, which loading does not (bitsandbytes 0.50).
+
+    What was saved still says that it is paged, wherever loading put it: in a process of several on its GPU, where the
+    next step's prefetch ends the process with "invalid argument". So that mark counts for nothing here.
+    """
     if not getattr(optimizer, "is_paged", False):
         return
     for parameter, state in optimizer.state.items():
         for name in ("state1", "state2"):
-            if parameter.is_cuda and parameter.numel() >= PAGED_FROM and not getattr(state[name], "is_paged", False):
+            if parameter.is_cuda and parameter.numel() >= PAGED_FROM:
                 paged = optimizer.get_state_buffer(parameter, dtype=state[name].dtype)
                 torch.cuda.synchronize()
                 paged.copy_(state[name])

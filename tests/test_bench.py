@@ -52,6 +52,30 @@ def test_scaling_compares_three_arrangements_of_the_same_work(tmp_path):
     assert "x the sandwich" in done.stdout
 
 
+def test_the_planners_benchmark_says_that_it_needs_a_gpu():
+    script = SCRIPT.with_name("planner.py")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(script.parents[1]), "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("planner: no GPU here, so nothing was measured")
+
+
+def test_the_planners_setups_differ_and_are_asked_for_as_preflight_asks():
+    sys.path.insert(0, str(SCRIPT.parent))
+    import planner
+
+    fields = {"model_type": "qwen2", "tie_word_embeddings": False, **planner.SHAPES["qwen2.5-14b"]}
+    requests = [planner.request_of(setup, fields, 48) for setup in planner.SETUPS]
+    assert len({json.dumps(request, sort_keys=True) for request in requests}) == len(planner.SETUPS) >= 8
+    peaks = [planner.predicted(setup, fields, 48) for setup in planner.SETUPS]
+    assert all(8 < peak < 20 for peak in peaks)
+    assert len({round(peak, 2) for peak in peaks}) >= 10
+
+
 def test_unsloth_that_is_not_installed_is_said_in_one_line():
     done = run("--stack", "unsloth")
     assert done.returncode == 1

@@ -40,7 +40,7 @@ def test_value_and_gradient_are_those_of_full_logits(chunk, kind, monkeypatch):
         head = four_bit(head)
         weight = bitsandbytes.functional.dequantize_4bit(head.weight.data, head.weight.quant_state)
     if kind == "nf4 in slices":
-        monkeypatch.setattr(loss_module, "SLICE_ELEMENTS", 7 * 64)
+        monkeypatch.setattr(loss_module, "HEAD_SLICE", 7 * 64)
     loss = supervised_loss(hidden, labels, head, chunk=chunk, denominator=17)
     (3 * loss).backward()
     value, gradient = reference(hidden, labels, weight, 17)

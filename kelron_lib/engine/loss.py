@@ -14,10 +14,8 @@ import torch
 
 from kelron_lib.engine.lora import dequantised_scales, product_fp32, unpack_4bit
 from kelron_lib.errors import KelronError
+from kelron_lib.placement.memory import HEAD_SLICE
 from kelron_lib.prompts import IGNORED
-
-SLICE_ELEMENTS = 64 * 2**20
-"""Elements of a 4-bit head dequantised at a time (128 MiB in half precision; a 14B's whole head would be 1.5 GiB)."""
 
 
 def _slices(head: Any, dtype: torch.dtype) -> Iterator[tuple[int, int, torch.Tensor]]:
@@ -27,7 +25,7 @@ def _slices(head: Any, dtype: torch.dtype) -> Iterator[tuple[int, int, torch.Ten
         yield 0, head.weight.shape[0], head.weight.to(dtype)
         return
     vocabulary, width = state.shape
-    rows = vocabulary if width % state.blocksize else max(1, SLICE_ELEMENTS // width)
+    rows = vocabulary if width % state.blocksize else max(1, HEAD_SLICE // width)
     rows = rows // 64 * 64 or rows  # an odd number of rows would send cuBLAS to a slow, unaligned kernel
     packed, scales = head.weight.data.view(-1), dequantised_scales(state)
     for start in range(0, vocabulary, rows):

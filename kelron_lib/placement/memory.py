@@ -14,6 +14,9 @@ from kelron_lib.errors import KelronError
 from kelron_lib.placement.shapes import ModelShape, lora_names
 
 GIB = 2**30
+HEAD_SLICE = 64 * 2**20
+"""Elements of a 4-bit head that the loss dequantises at a time: 128 MiB in half precision, where a 14B's whole head
+would be 1.5 GiB."""
 
 
 @dataclass(frozen=True)
@@ -180,20 +183,24 @@ def checkpoint_bytes(shape: ModelShape, work: Workload) -> float:
 def saved_per_token(shape: ModelShape, work: Workload) -> dict[str, float]:
     """Bytes per token that one layer's forward keeps for its backward (what checkpointing computes again).
 
-    `fused`: fp16 values, with float32 inside the norms only. `peft`: float32 values (float32 norm weights make the
-    stream float32), and one fp16 copy of each adapted linear's input for the matrix products.
+    `fused`: fp16 values: the norms keep their inputs, attention the expanded keys and values alone, the MLP gate, up
+    and their product. `peft`: float32 values (float32 norm weights make the stream float32), one fp16 copy of each
+    adapted linear's input for the matrix products, and the MLP's activated gate besides.
     """
     wide = work.stream_bytes
     names = lora_names(work.lora_targets)
     inputs = sum(size[0] for name, size in shape.linears.items() if name in names)
     fused = work.adapter == "fused"
-    expanded = 2 * 2 * shape.query if shape.kv_heads < shape.heads else 0
+    key_value = 2.0 * 2 * shape.key_value
+    if shape.kv_heads < shape.heads:
+        expanded = 2.0 * 2 * shape.query
+        key_value = expanded if fused else key_value + expanded
     parts = {
-        "norms": 2.0 * 4 * shape.hidden * (1 if fused else 2),
+        "norms": 2.0 * (wide if fused else 2 * 4) * shape.hidden,
         "norm outputs": 2.0 * wide * shape.hidden,
-        "queries, keys, values": 2.0 * (shape.query + 2 * shape.key_value) + expanded,
+        "queries, keys, values": 2.0 * shape.query + key_value,
         "attention output": 2.0 * shape.query,
-        "MLP": 4.0 * wide * shape.intermediate,
+        "MLP": (3.0 if fused else 4.0) * wide * shape.intermediate,
         "adapter": 2.0 * work.lora_rank * len(names) + (0 if fused else 2 * inputs),
     }
     if shape.qk_norm:
@@ -205,7 +212,13 @@ def saved_per_token(shape: ModelShape, work: Workload) -> dict[str, float]:
 
 
 def backward_per_token(shape: ModelShape, work: Workload) -> float:
-    """Bytes per token of the gradients alive while a layer's MLP goes backward: three wide ones, one of the stream."""
+    """Bytes per token of the gradients alive while a layer's MLP goes backward: wide ones, and one of the stream.
+
+    `fused`: two wide ones (the input's gradient and, with dropout, the adapter's share of it; then those of gate and
+    up, one of which takes the place of theirs). `peft`: three.
+    """
+    if work.adapter == "fused":
+        return work.stream_bytes * (2.0 * shape.intermediate + shape.hidden)
     return 3.0 * work.stream_bytes * shape.intermediate + 4.0 * shape.hidden
 
 
@@ -233,8 +246,10 @@ def loss_parts(shape: ModelShape, work: Workload, coef: Coefficients = DEFAULT) 
     per_logit = coef.full_logit if work.loss == "full" else coef.chunk_logit
     parts = {"logits and loss": float(rows * shape.vocab * per_logit)}
     if work.upcast or work.head == "nf4":
-        # Autocast copies a float32 head to fp16 for the product; a 4-bit head is dequantised.
-        parts["head in fp16"] = 2.0 * shape.embedding
+        # Autocast copies a float32 head to fp16 for the product; a 4-bit head is dequantised slice by slice, the next
+        # while the last one still lives.
+        whole = 2.0 * shape.embedding
+        parts["head in fp16"] = whole if work.upcast else min(whole, 2 * 2.0 * HEAD_SLICE)
     return parts
 
 

@@ -203,6 +203,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         embedding=config.model.embedding,
         head=config.model.head,
         checkpointing=config.train.checkpointing,
+        loss_chunk=work.loss_chunk,
     ).train()
     loaded = {"seconds": meter.now() - began, **meter.read()}
     passes, told = pack_samples(samples, work, request["steps"] * work.accumulation)
