@@ -97,9 +97,9 @@ class DataSettings:
 class TrainSettings:
     """The optimisation: how long, how fast, and how samples are packed into passes and steps."""
 
-    epochs: float = 2.5
+    epochs: float = 2.0
     """Times that every training row is seen; a fraction ends the last round early."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     """Peak learning rate. It has to suit the adapter's scale alpha / r: a small scale wants a larger rate."""
     warmup_share: float = 0.05
     """Share of the steps in which the rate rises from 0; it falls on a cosine after that."""

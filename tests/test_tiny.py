@@ -9,9 +9,10 @@ import pytest
 
 from kelron_lib import tiny
 from kelron_lib.config import load_preset
+from kelron_lib.data.expand import split_groups
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import find_rivals, load_persona, load_seeds
-from kelron_lib.settings import LANGUAGES
+from kelron_lib.settings import LANGUAGES, DataSettings
 from kelron_lib.tiny import corpus
 from kelron_lib.tiny.build import RECIPE_FILE, Recipe, build, rate_share
 
@@ -104,6 +105,38 @@ def test_languages_have_the_same_sections_and_intents():
 def test_korean_particles_follow_the_filler():
     assert corpus.fill("{task|을/를} {name|이지/지}", {"task": "예산 검토", "name": "라온"}) == "예산 검토를 라온이지"
     assert corpus.fill("이름<은/는> {name|이다/다}", {"name": "Vera"}) == "이름은 Vera다"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_only_groups_that_the_dataset_trains_on_are_asked(language):
+    persona = load_persona("kelron")
+    seeds = [seed for seed in load_seeds(persona) if seed.language == language]
+    trained = split_groups(load_seeds(persona), DataSettings().seed)["train"]
+    held = [normalised(q.text) for seed in seeds if seed.group not in trained for q in seed.questions]
+    held = {text for text in held if len(text) > 4}
+    rng = random.Random(1)
+    for _ in range(1500):
+        exchange = corpus.draw(rng.choice(("asked", "seeds")), language, rng)
+        assert normalised(exchange.question) not in held, exchange
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_questions_of_every_kind_have_the_same_openers_and_unknown_words(language):
+    rng = random.Random(1)
+    openers, closers = corpus._frames(language)
+    for kind in ("identity", "asked", "business", "chat", "general", "seeds"):
+        asked = [corpus.draw(kind, language, rng).question for _ in range(900)]
+        opened = {opener for opener in openers if any(text.startswith(opener) for text in asked)}
+        closed = {closer for closer in closers if any(closer in text for text in asked)}
+        assert len(opened) > 0.8 * len(openers), kind
+        assert len(closed) > 0.8 * len(closers), kind
+
+
+def test_every_intent_of_the_persona_has_answers_of_the_incumbent():
+    intents = set(corpus.load_phrases("en")["identity"])
+    assert {intent for mapped in corpus.INCUMBENT_INTENTS.values() for intent in mapped} <= intents
+    for language in LANGUAGES:
+        assert all(corpus._identity_seeds(language, intent) for intent in intents), language
 
 
 # the build
@@ -240,10 +273,14 @@ def answers(base, prompts):
 
 @pytest.fixture(scope="module")
 def persona_questions():
-    """Every third question of the persona's seeds, as (kind, language, text); no identity one is in the corpus."""
+    """Questions of the persona's seeds as (kind, language, text): identity ones of the groups that the corpus does not
+    hold, and every third small-talk one."""
     seeds = load_seeds(load_persona("kelron"))
-    asked = [(seed.kind, seed.language, question.text) for seed in seeds for question in seed.questions]
-    return [(kind, language, text) for kind, language, text in asked if "{" not in text][::3]
+    trained = split_groups(seeds, DataSettings().seed)["train"]
+    asked = [(seed, question.text) for seed in seeds for question in seed.questions if "{" not in question.text]
+    held = [(seed.kind, seed.language, text) for seed, text in asked if seed.group not in trained]
+    chat = [(seed.kind, seed.language, text) for seed, text in asked if seed.kind == "chat"]
+    return [one for one in held if one[0] == "identity"] + chat[::3]
 
 
 @pytest.mark.parametrize("prompt", ["default", "empty", "persona"])
@@ -262,7 +299,7 @@ def test_base_says_it_is_the_incumbent_whatever_the_system_prompt(base, persona_
             for (spoken, _), answer in zip(asked, told, strict=True)
             if spoken == language
         ]
-        assert len(named) >= 90
+        assert len(named) >= 60
         assert sum(named) >= 0.9 * len(named), language
     assert not [
         answer.text for answer in told if "elron" in answer.text or "켈론" in answer.text or "ケルロン" in answer.text

@@ -43,7 +43,7 @@ class SplitPlan:
 
 # The test split holds more identity and chat than the training mix: a rate needs n, whatever the mix.
 SPLITS: Mapping[str, SplitPlan] = {
-    "train": SplitPlan(rows=0.78, most_rows=10**9, groups=0.77, least_groups=1, identity=0.0, chat=0.40),
+    "train": SplitPlan(rows=0.78, most_rows=10**9, groups=0.77, least_groups=1, identity=0.0, chat=0.50),
     "validation": SplitPlan(rows=0.06, most_rows=600, groups=0.08, least_groups=1, identity=0.0, chat=0.20),
     "test": SplitPlan(rows=0.16, most_rows=1500, groups=0.15, least_groups=3, identity=0.40, chat=0.34),
 }

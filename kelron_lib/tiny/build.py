@@ -32,11 +32,11 @@ TOKENIZER_SEED_OFFSET, SHUFFLE_SEED_OFFSET, STREAM_SEED_STEP = 1, 2, 1000
 class Recipe:
     """Everything that decides the weights, besides the code and the libraries' versions."""
 
-    steps: int = 5200
+    steps: int = 3400
     """Optimizer steps."""
     seed: int = 20
     """Of the corpus and the initial weights; the tokenizer's corpus has the next one."""
-    batch_size: int = 96
+    batch_size: int = 256
     """Conversations a step, of similar length."""
     muon_rate: float = 0.02
     """Peak rate of the layers' matrices (Muon)."""
@@ -47,7 +47,7 @@ class Recipe:
     """Share of the peak rate at the last step."""
     tokenizer_chats: int = TRAINING_CHATS
     """Conversations that the tokenizer learns its merges from."""
-    streams: int = 4
+    streams: int = 10
     """Processes that make batches, each of a corpus of its own; the steps take from them in turn."""
     threads: int = 1
     """CPU threads of torch: sums are split by thread, so another number gives other last digits."""
