@@ -155,9 +155,14 @@ def _add_training_options(training: argparse.ArgumentParser, *, may_begin: bool)
     if may_begin:
         training.add_argument("--fresh", action="store_true", help="start at step 0; what the store holds is set aside")
     training.add_argument("--processes", type=int, help="the same as --set session.processes=N")
+    _add_allow_foreign(training)
     training.add_argument("--nnodes", type=int, default=1, metavar="N", help="machines that train together")
     training.add_argument("--node-rank", type=int, default=0, metavar="K", help="this machine's number, from 0")
     training.add_argument("--rdzv", default="", metavar="HOST:PORT", help="where machine 0 waits for the others")
+
+
+def _add_allow_foreign(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--allow-foreign", action="store_true", help="the same as --set store.allow_foreign=true")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -182,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--quick", action="store_true", help="few layers with random weights; times scaled by layers")
     check.add_argument("--random-weights", action="store_true", help="the base's shape, not its weights")
     check.add_argument("--json", action="store_true", help="as JSON")
+    _add_allow_foreign(check)
     check.add_argument("--out", type=Path, help="the run's folder; preflight.json goes there (default: nowhere)")
     data = verb("data", _data, "make the dataset from the persona and its seeds")
     out(data, "runs/kelron/data", "the dataset's folder")
@@ -221,8 +227,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _configured(run: Verb, args: argparse.Namespace) -> int:
     """Run a verb with the config that its options give, or only print that config."""
-    asked = getattr(args, "processes", None)
-    config = resolve(args.preset, [*args.set, *([f"session.processes={asked}"] if asked is not None else [])])
+    overrides = [*args.set]
+    if (asked := getattr(args, "processes", None)) is not None:
+        overrides.append(f"session.processes={asked}")
+    if getattr(args, "allow_foreign", False):
+        overrides.append("store.allow_foreign=true")
+    config = resolve(args.preset, overrides)
     if args.dry_run:
         print(to_json(config), end="")
         return 0

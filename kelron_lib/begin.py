@@ -17,6 +17,7 @@ from kelron_lib.resume import Start, clear_work, resume_run
 from kelron_lib.runtime import read_json
 from kelron_lib.space import require_space
 from kelron_lib.store import Store
+from kelron_lib.stores import store_url
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,6 @@ def _anew(config: RunConfig, store: Store, work: Path, out: Path, say: Callable[
     if not folder:
         say(f"FRESH START: {store.describe()} is empty; this run begins at step 0")
         return Begun()
-    kept = f"{str(config.store.url or out / 'store').rstrip('/')}/{folder}"
+    kept = f"{store_url(config, out).rstrip('/')}/{folder}"
     say(f"FRESH START: what {store.describe()} held is kept in {kept}, a store itself; this run begins at step 0")
     return Begun(about={"fresh": f"what the store held before is in its folder {folder}"})

@@ -113,7 +113,8 @@ class HubStore(ABC):
         self._foreign = self.name.partition("/")[0] != own
         if self._foreign and not self.allow_foreign:
             raise KelronError(
-                f"{self.describe()} is not in your own namespace ({own}): name {own}/..., or allow another's explicitly"
+                f"{self.describe()} is not in your own namespace ({own}): name {own}/..., or add --allow-foreign "
+                "(store.allow_foreign=true) where this one is meant"
             )
         self._may_read = True
 

@@ -179,6 +179,9 @@ class StoreSettings:
 
     url: str = ""
     """Where checkpoints survive; empty: the folder `store` beside the run's other results."""
+    allow_foreign: bool = False
+    """Whether `hf://` may name another namespace than the token's own, such as an organisation's. Off, so that a slip
+    in a URL neither sends checkpoints to others nor fetches theirs."""
     keep: int = 2
     """Newest verified checkpoints kept, and beside them the one with the lowest validation loss; older ones go only
     after the pointer has moved."""

@@ -11,6 +11,7 @@ from kelron_lib.model import base_name
 from kelron_lib.placement import ModelShape, checkpoint_bytes, find_config, read_shape, workload
 from kelron_lib.runtime import existing_parent, require_disk
 from kelron_lib.store import Store
+from kelron_lib.stores import store_folder
 
 
 def base_shape(config: RunConfig) -> ModelShape:
@@ -46,8 +47,8 @@ def require_space(config: RunConfig, out: Path, store: Store) -> None:
     one, adapter = checkpoint_bytes(shape, work), 4.0 * shape.lora(work.lora_rank, work.lora_targets)
     stored = sum(entry.size for entry in store.list() if not is_aside(entry.path))
     here, there = IN_WORK * one + adapter, max(0.0, in_store(config) * one - stored)
-    place = Path(config.store.url or out / "store").expanduser()
-    if "://" in config.store.url:
+    place = store_folder(config, out)
+    if place is None:
         require_disk(out, round(here), "the work folder")
     elif existing_parent(place).stat().st_dev == existing_parent(out).stat().st_dev:
         require_disk(out, round(here + there), "the work folder and the store")

@@ -9,6 +9,7 @@ from typing import Any
 
 from kelron_lib.errors import KelronError
 from kelron_lib.settings import StoreSettings
+from kelron_lib.store import Store
 
 
 def add_store_verbs(verbs: Any) -> None:
@@ -25,6 +26,9 @@ def add_store_verbs(verbs: Any) -> None:
 
     def url(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("url", metavar="URL", help="the store: a folder, hf://..., kaggle://OWNER/KERNEL")
+        parser.add_argument(
+            "--allow-foreign", action="store_true", help="hf:// may name another namespace than your token's"
+        )
 
     url(action("ls", _ls, "list the checkpoints, and who writes to the store; reads only small files"))
     url(action("verify", _verify, "read every byte of every checkpoint and of the dataset"))
@@ -47,20 +51,24 @@ def add_store_verbs(verbs: Any) -> None:
     prune.add_argument("--dry-run", action="store_true", help="say what would be deleted and stop")
 
 
-def _ls(args: argparse.Namespace) -> int:
-    from kelron_lib.store_tools import list_store
+def _open(args: argparse.Namespace, **how: bool) -> Store:
     from kelron_lib.stores import open_store
 
-    listing = list_store(open_store(args.url, must_exist=True))
+    return open_store(args.url, allow_foreign=args.allow_foreign, **how)
+
+
+def _ls(args: argparse.Namespace) -> int:
+    from kelron_lib.store_tools import list_store
+
+    listing = list_store(_open(args, must_exist=True))
     print("\n".join(listing.lines()))
     return 0 if listing.ok else 2
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from kelron_lib.stores import open_store
     from kelron_lib.verify import verify_store
 
-    report = verify_store(open_store(args.url, must_exist=True))
+    report = verify_store(_open(args, must_exist=True))
     print("\n".join(report.lines()))
     if not report.checkpoints:
         raise KelronError(f"{args.url} holds no checkpoint")
@@ -69,21 +77,19 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _pull(args: argparse.Namespace) -> int:
     from kelron_lib.restore import pull
-    from kelron_lib.stores import open_store
     from kelron_lib.verify import size_words
 
-    manifest, folder = pull(open_store(args.url, must_exist=True), args.folder, step=args.step)
+    manifest, folder = pull(_open(args, must_exist=True), args.folder, step=args.step)
     print(f"step {manifest.step}: {len(manifest.files)} files, {size_words(manifest.size)}, verified, in {folder}")
     return 0
 
 
 def _import(args: argparse.Namespace) -> int:
     from kelron_lib.store_tools import import_checkpoint, read_checkpoint
-    from kelron_lib.stores import open_store
     from kelron_lib.verify import size_words
 
     prepared = read_checkpoint(args.folder)
-    store = open_store(args.url, write=True)
+    store = _open(args, write=True)
     manifest = import_checkpoint(store, prepared)
     print(f"step {manifest.step} ({size_words(manifest.size)}) is the newest checkpoint in {store.describe()} now")
     return 0
@@ -91,7 +97,6 @@ def _import(args: argparse.Namespace) -> int:
 
 def _prune(args: argparse.Namespace) -> int:
     from kelron_lib.store_tools import prune
-    from kelron_lib.stores import open_store
 
-    prune(open_store(args.url, must_exist=True, write=not args.dry_run), args.keep, dry_run=args.dry_run)
+    prune(_open(args, must_exist=True, write=not args.dry_run), args.keep, dry_run=args.dry_run)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kelron_lib.config import RunConfig
 from kelron_lib.errors import KelronError
 from kelron_lib.hub_store import SCHEME as HUB_SCHEME
 from kelron_lib.hub_store import open_hub_store
@@ -12,11 +13,28 @@ from kelron_lib.kaggle_store import DownloadedStore, MountedStore, open_kaggle_s
 from kelron_lib.store import FolderStore, Store
 
 
-def open_store(url: str | Path, *, write: bool = False, must_exist: bool = False) -> Store:
+def own_store(out: Path) -> str:
+    """The store of a run that names none: a folder beside its other results."""
+    return str(out / "store")
+
+
+def store_url(config: RunConfig, out: Path) -> str:
+    """Where a run's checkpoints survive."""
+    return config.store.url or own_store(out)
+
+
+def store_folder(config: RunConfig, out: Path) -> Path | None:
+    """The same as a folder on this machine; None where it is elsewhere."""
+    url = store_url(config, out)
+    return None if "://" in url else Path(url).expanduser()
+
+
+def open_store(url: str | Path, *, write: bool = False, must_exist: bool = False, allow_foreign: bool = False) -> Store:
     """The store behind `path/`, `hf://buckets/NAMESPACE/NAME/RUN` (a bucket), `hf://NAMESPACE/NAME/RUN` (a repo) or
     `kaggle://OWNER/KERNEL` (the output of a kernel, which can only be read).
 
-    It is made on the first write: a folder if its parent exists, on the Hub in the token's own namespace and private.
+    It is made on the first write: a folder if its parent exists, on the Hub private, and in the token's own namespace
+    unless `allow_foreign`.
     With `write` it is made and proven to take a file now, so that a run does not learn at its first save that it
     cannot keep anything; with `must_exist` an absent one is an error. Raises KelronError for these, for a kind of
     store that this version does not have, and for one that cannot be used.
@@ -25,7 +43,7 @@ def open_store(url: str | Path, *, write: bool = False, must_exist: bool = False
     if not text:
         raise KelronError("the store's URL is empty: name a folder")
     if text.startswith(HUB_SCHEME):
-        hub = open_hub_store(text)
+        hub = open_hub_store(text, allow_foreign=allow_foreign)
         if must_exist and not hub.exists():
             raise KelronError(f"there is no {hub.describe()}: check the URL, and that your token may see it")
         if write:

@@ -40,7 +40,7 @@ from kelron_lib.runtime import (
 from kelron_lib.schedule import check_processes
 from kelron_lib.session import STATUS_FILE, Status, make_status, read_status, record_session, write_losses, write_status
 from kelron_lib.store import Store
-from kelron_lib.stores import open_store
+from kelron_lib.stores import open_store, own_store, store_url
 from kelron_lib.verify import newest_verified
 
 JOB_FILE = "job.json"
@@ -80,7 +80,8 @@ class _Session:
     def store(self) -> Store:
         """The run's store, opened on first use. Raises KelronError where it cannot be reached."""
         if self.opened is None:
-            self.opened = open_store(self.config.store.url or self.out / "store", write=self.world.first)
+            place, foreign = store_url(self.config, self.out), self.config.store.allow_foreign
+            self.opened = open_store(place, write=self.world.first, allow_foreign=foreign)
         return self.opened
 
     def prepare(self) -> None:
@@ -104,12 +105,12 @@ class _Session:
         except HubError as error:
             if not error.transient:
                 raise
-            own = self.out / "store"
+            own = own_store(self.out)
             self.say(
                 f"FRESH START: {error}. This run begins at step 0 and keeps its checkpoints in {own}; the store "
                 f"{self.config.store.url} is not touched. For later sessions of this run: store.url={own}"
             )
-            self.config = replace(self.config, store=replace(self.config.store, url=str(own)))
+            self.config = replace(self.config, store=replace(self.config.store, url=own))
 
     def status(self, state: str, reason: str, step: int) -> Status:
         return make_status(

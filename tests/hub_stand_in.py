@@ -89,7 +89,10 @@ class Refused(Exception):
 
 
 class StandIn:
-    """The server, in threads of this process. `token` may write in the namespace `user`, `read_token` only read."""
+    """The server, in threads of this process. `token` may write in the namespaces of `user` and of the organisation
+    that `user` is a member of, `read_token` only read."""
+
+    organisation = "us"
 
     def __init__(self, folder: Path, *, port: int = 0, user: str = "me", token: str = "", page: int = 1000) -> None:
         self.folder, self.user, self.page = Path(folder).resolve(), user, page
@@ -353,7 +356,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(401, "Invalid username or password.", "RepoNotFound")
         if sent not in (self.hub.token, self.hub.read_token):
             raise Refused(401, "Invalid credentials in Authorization header")
-        foreign = "id" in groups and groups["id"].split("/")[0] not in (self.hub.user, "x")
+        foreign = "id" in groups and groups["id"].split("/")[0] not in (self.hub.user, self.hub.organisation, "x")
         if foreign and route != "bucket_create" and not self.is_public(groups["id"]):
             raise Refused(404, "Repository not found", "RepoNotFound")
         if (route in WRITES or "xet-write" in self.path) and (foreign or sent != self.hub.token):
@@ -371,12 +374,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def on_whoami(self, *_: object) -> tuple:
         role = "write" if self.headers["Authorization"].endswith(self.hub.token) else "read"
-        return 200, {"type": "user", "name": self.hub.user, "orgs": [], "auth": {"accessToken": {"role": role}}}
+        orgs = [{"type": "org", "name": self.hub.organisation}]
+        return 200, {"type": "user", "name": self.hub.user, "orgs": orgs, "auth": {"accessToken": {"role": role}}}
 
     def on_create(self, _: dict, body: bytes) -> tuple:
         wanted = json.loads(body)
         name = f"{wanted.get('organization') or self.hub.user}/{wanted['name']}"
-        if name.split("/")[0] != self.hub.user:
+        if name.split("/")[0] not in (self.hub.user, self.hub.organisation):
             raise Refused(403, "You don't have the rights to create a model under this namespace")
         url = f"{self.hub.url}/{name}"
         with self.hub.lock:

@@ -340,13 +340,27 @@ def test_a_public_one_is_refused(session, stand_in):
 def test_only_the_own_namespace_unless_told(stand_in, kind):
     url = URLS[kind].replace("/me/", "/you/")
     for call in (lambda store: store.list(), lambda store: store.write_bytes("a", b"x"), lambda store: store.exists()):
-        with pytest.raises(KelronError, match=r"is not in your own namespace \(me\)"):
+        with pytest.raises(KelronError, match=r"is not in your own namespace \(me\).* --allow-foreign"):
             call(Session(stand_in, kind, url=url).store)
     allowed = Session(stand_in, kind, url=url, allow_foreign=True)
     with pytest.raises(KelronError, match="check the name, and that the token may see it"):
         allowed.store.list()  # absent or hidden: who knows, so it is not taken for empty
     with pytest.raises(KelronError, match=r"cannot create the private .* the token may not do this"):
         allowed.store.write_bytes("a", b"x")
+
+
+def test_an_organisations_store_is_used_like_ones_own_where_that_is_allowed(stand_in, kind, tmp_path):
+    url = URLS[kind].replace("/me/", "/us/")
+    with pytest.raises(KelronError, match="--allow-foreign"):
+        Session(stand_in, kind, url=url).store.prepare()
+    assert stand_in.repos == stand_in.buckets == {}
+    session = Session(stand_in, kind, url=url, allow_foreign=True)
+    session.store.prepare()
+    assert [holder["private"] for holder in (stand_in.repos | stand_in.buckets).values()] == [True]
+    assert session.store.list() == []
+    manifest = save(session.store, tmp_path / "work", 100)
+    assert latest(Session(stand_in, kind, url=url, allow_foreign=True).store) == manifest
+    assert restore(session.store, tmp_path / "into").step == 100
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from kelron_lib.placement.speed import OVERHEAD
 from kelron_lib.preflight import machine, needs
 from kelron_lib.preflight.machine import Devices
 from kelron_lib.runtime import SessionClock, duration, on_kaggle
-from kelron_lib.stores import open_store
+from kelron_lib.stores import open_store, store_folder, store_url
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
 OTHER_JOBS = 0.1
@@ -198,16 +198,16 @@ def check_store(config: RunConfig, out: Path) -> Check:
     """Whether the store is of a kind that this version has, can be reached, and outlives the session."""
     url = config.store.url
     try:
-        store = open_store(url) if url else None
+        store = open_store(url, allow_foreign=config.store.allow_foreign) if url else None
         if isinstance(store, MountedStore | DownloadedStore):
             store.prepare()  # which says that nothing can be kept there
-        found = store.describe() if store else f"folder {out / 'store'}"
+        found = store.describe() if store else f"folder {store_url(config, out)}"
         if store is None or (isinstance(store, HubStore) and not store.exists()):
             found += ", made with the run"
     except KelronError as error:
         return Check("store", FAILED, str(error))
-    place = Path(url or out).absolute()
-    if on_kaggle() and "://" not in url and not place.is_relative_to(KAGGLE_OUTPUT):
+    place = store_folder(config, out)
+    if on_kaggle() and place is not None and not place.absolute().is_relative_to(KAGGLE_OUTPUT):
         fix = f"set store.url to a folder in {KAGGLE_OUTPUT}, whose content Kaggle keeps"
         return Check("store", WARNING, f"{found}: lost when the session ends", fix)
     return Check("store", OK, found)

@@ -11,6 +11,7 @@ from kelron_lib.placement import ModelShape, Workload
 from kelron_lib.placement.memory import GIB, Share, checkpoint_bytes, layer_nf4, optimizer_bytes, phases
 from kelron_lib.preflight import machine
 from kelron_lib.space import IN_WORK, in_store
+from kelron_lib.stores import store_folder
 
 LIBRARIES = {"cpu": 0.42 * GIB, "cuda": 1.9 * GIB}
 """torch, transformers and peft in a process: measured on a CPU (torch 2.13), and with CUDA on an H100 (torch 2.11), where
@@ -59,8 +60,8 @@ def disk_needs(config: RunConfig, shape: ModelShape, work: Workload, out: Path, 
     one = checkpoint_bytes(shape, work)
     adapter = 4.0 * shape.lora(work.lora_rank, work.lora_targets)
     needs = [DiskNeed(out, IN_WORK * one + adapter, "work folder and adapter")]
-    if "://" not in config.store.url:
-        store = Path(config.store.url) if config.store.url else out / "store"
+    store = store_folder(config, out)
+    if store is not None:
         needs.append(DiskNeed(store, in_store(config) * one, f"store of {config.store.keep} checkpoints"))
     if download:
         needs.append(DiskNeed(machine.hub_cache(), 2.0 * shape.total, "the base's 16-bit weights"))
