@@ -4,9 +4,10 @@ In a test: `with StandIn(folder) as hub:` and then `HfApi(endpoint=hub.url, toke
 `python tests/hub_stand_in.py --port 8123 --folder F`, and HF_ENDPOINT and HF_TOKEN set before they import the client.
 
 The state lies in a folder: `repos.json`, `buckets.json`, contents by their sha256 in `blobs/`, and what hf_xet
-uploads in `cas/`. The server reads every content that it is told of and knows it by the digest that it computed
-itself, so a digest in a listing is proven. Downloads go over plain HTTP; through hf_xet, a session finds only what
-it uploaded. What this cannot show: the real Hub's quotas and rate limits, and how long things take.
+uploads in `cas/`. Contents go from and to the disk piece by piece, whatever their size. The server reads every content
+that it is told of and knows it by the digest that it computed itself, so a digest in a listing is proven. Downloads go
+over plain HTTP; through hf_xet, a session finds only what it uploaded, and writes to `cas/` by itself: `bandwidth`
+slows only what comes over HTTP. What this cannot show: the real Hub's quotas and rate limits, and how long things take.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -60,6 +62,8 @@ WRITES = {"create", "preupload", "lfs_batch", "commit", "squash", "bucket_create
 OPEN = {"control", "lfs_put", "cdn"}
 """Routes that need no token: the signed addresses, and the stand-in's own."""
 LARGE_ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
+BLOCK = 1 << 18
+"""Bytes of a content in memory at once."""
 QUOTA = "Private repository storage limit reached, please upgrade your plan to increase your private storage limit."
 
 
@@ -80,6 +84,30 @@ class Fault:
     message: str = "the stand-in was told to fail"
 
 
+@dataclass(frozen=True)
+class Part:
+    """A piece of a file, as an answer."""
+
+    path: Path
+    start: int
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+
+def blocks(data: bytes | Part, size: int) -> Iterator[bytes]:
+    """The first `size` bytes, piece by piece."""
+    if isinstance(data, bytes):
+        yield data[:size]
+        return
+    with data.path.open("rb") as file:
+        file.seek(data.start)
+        while size and (block := file.read(min(size, BLOCK))):
+            size -= len(block)
+            yield block
+
+
 class Refused(Exception):
     """An answer that is an error."""
 
@@ -94,8 +122,18 @@ class StandIn:
 
     organisation = "us"
 
-    def __init__(self, folder: Path, *, port: int = 0, user: str = "me", token: str = "", page: int = 1000) -> None:
-        self.folder, self.user, self.page = Path(folder).resolve(), user, page
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        user: str = "me",
+        token: str = "",
+        page: int = 1000,
+        bandwidth: float = 0.0,
+    ) -> None:
+        """`bandwidth`: bytes a second of all uploads together, 0 for no limit."""
+        self.folder, self.user, self.page, self.bandwidth = Path(folder).resolve(), user, page, bandwidth
         self.token = token or f"hf_{secrets.token_hex(16)}"
         self.read_token = f"hf_{secrets.token_hex(16)}"
         self.signature = secrets.token_hex(8)
@@ -104,10 +142,11 @@ class StandIn:
         """The route of every request so far."""
         self.lock = threading.RLock()
         self.fault_lock = threading.Lock()  # its own: a commit asks this very server for a xet token
+        self._received = 0.0  # when all bytes so far were to arrive, by the monotonic clock
         self._xet_session: Any = None
         self._shards: set[Path] = set()
         self._xet_files: dict[str, tuple[str, int, Path]] = {}
-        for name in ("blobs", "cas"):
+        for name in ("blobs", "cas", "incoming"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.repos: dict[str, dict] = self._load("repos")
         self.buckets: dict[str, dict] = self._load("buckets")
@@ -169,17 +208,32 @@ class StandIn:
     def blob(self, sha256: str) -> Path:
         return self.folder / "blobs" / sha256
 
-    def record(self, data: bytes, *, large: bool, xet: str | None = None) -> dict:
-        """Store a content and describe it as the listings do."""
-        digest = hashlib.sha256(data).hexdigest()
-        self.blob(digest).write_bytes(data)
-        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {len(data)}\n".encode()
-        stored = pointer if large else data
+    def incoming(self) -> Path:
+        """A place for a content that is not known yet."""
+        return self.folder / "incoming" / secrets.token_hex(8)
+
+    def arrive(self, size: int) -> None:
+        """Return when so many more bytes have had the time to arrive."""
+        if self.bandwidth:
+            with self.lock:
+                self._received = max(time.monotonic(), self._received) + size / self.bandwidth
+                wait = self._received - time.monotonic()
+            time.sleep(max(0.0, wait))
+
+    def record(self, data: bytes | Path, *, large: bool, xet: str | None = None) -> dict:
+        """Store a content (a file is moved) and describe it as the listings do."""
+        if isinstance(data, bytes):
+            content, data = data, self.incoming()
+            data.write_bytes(content)
+        size, digest = data.stat().st_size, sha256_of(data)
+        data.replace(self.blob(digest))
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {size}\n".encode()
+        stored = pointer if large else self.blob(digest).read_bytes()
         git = hashlib.sha1(b"blob %d\0" % len(stored) + stored, usedforsecurity=False).hexdigest()
         if xet is None and large:
             xet = self.xet_hash(self.blob(digest))
         now = int(time.time() * 1000)
-        return {"sha256": digest, "size": len(data), "git": git, "lfs": large, "xet": xet, "uploaded": now}
+        return {"sha256": digest, "size": size, "git": git, "lfs": large, "xet": xet, "uploaded": now}
 
     # --- xet ---
 
@@ -189,15 +243,15 @@ class StandIn:
 
         return hf_xet.hash_files([str(path)])[0].hash
 
-    def xet_read(self, digest: str) -> tuple[bytes, str]:
-        """A content that a client has uploaded through hf_xet, by its sha256 or xet hash; and its xet hash."""
+    def xet_read(self, digest: str) -> tuple[Path, str]:
+        """A content that a client has uploaded through hf_xet, by its sha256 or xet hash, as a file; its xet hash."""
         import hf_xet
 
         if (found := self.xet_file(digest)) is None:
             raise Refused(422, f"the content {digest} was never uploaded")
         xet, size, storage = found
         name = f"read-{secrets.token_hex(4)}"
-        target = self.folder / "cas" / name
+        target, file = self.folder / "cas" / name, self.incoming()
         try:
             # From a copy: hf_xet locks a database there, which its uploader may still hold.
             shutil.copytree(storage / "xet" / "xorbs", target / "xet" / "xorbs", copy_function=link_or_copy)
@@ -208,8 +262,10 @@ class StandIn:
                 custom_headers={},
                 progress_callback=None,
             ) as group:
-                group.start_download_file(hf_xet.XetFileInfo(xet, size), str(target / "file"))
-            return (target / "file").read_bytes(), xet
+                group.start_download_file(hf_xet.XetFileInfo(xet, size), str(file))
+            if not file.exists():  # of an empty one nothing is written
+                file.touch()
+            return file, xet
         except (OSError, RuntimeError) as error:
             raise Refused(422, f"the content {digest} cannot be read: {error}") from error
         finally:
@@ -224,6 +280,11 @@ class StandIn:
                     for name, (xet, size) in files_of_shard(shard.read_bytes()).items():
                         self._xet_files[name] = (xet, size, shard.parents[3])
             return self._xet_files.get(digest)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def link_or_copy(source: str, target: str) -> None:
@@ -271,15 +332,28 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_GET
 
     def handle_request(self) -> None:
-        body = self.read_body()
         split = urlsplit(self.path)
+        body = self.read_file() if split.path.startswith("/lfs/") and self.command == "PUT" else self.read_body()
         self.query = {key: values[-1] for key, values in parse_qs(split.query).items()}
         for method, pattern, route in ROUTES:
             match = re.fullmatch(pattern, split.path)
             if match and self.command in method.split("|"):
                 groups = {key: unquote(value) for key, value in match.groupdict().items() if value is not None}
-                return self.serve(route, groups, body)
+                self.serve(route, groups, body)
+                if isinstance(body, Path):
+                    body.unlink(missing_ok=True)
+                return None
         return self.answer(404, {"error": f"the stand-in has no {self.command} {split.path}"})
+
+    def read_file(self) -> Path:
+        """The body, a content of any size, on the disk."""
+        path, left = self.hub.incoming(), int(self.headers["Content-Length"])
+        with path.open("wb") as file:
+            while left and (block := self.rfile.read(min(left, BLOCK))):
+                self.hub.arrive(len(block))
+                file.write(block)
+                left -= len(block)
+        return path
 
     def read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -291,7 +365,7 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(parts)
 
-    def serve(self, route: str, groups: dict[str, str], body: bytes) -> None:
+    def serve(self, route: str, groups: dict[str, str], body: bytes | Path) -> None:
         fault = self.next_fault(route)
         kind = fault.kind if fault else ""
         if kind == "cut":
@@ -334,16 +408,17 @@ class Handler(BaseHTTPRequestHandler):
     def answer(
         self, status: int, content: object = b"", headers: dict[str, str] | None = None, *, cut: bool = False
     ) -> None:
-        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        data = content if isinstance(content, bytes | Part) else json.dumps(content).encode()
         headers = {"Content-Length": str(len(data)), **(headers or {})}
-        if not isinstance(content, bytes):
+        if data is not content:
             headers["Content-Type"] = "application/json"
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data[: len(data) // 2] if cut else data)
+            for block in blocks(data, len(data) // 2 if cut else len(data)):
+                self.wfile.write(block)
         if cut:
             self.wfile.flush()
             self.hang_up()
@@ -457,12 +532,12 @@ class Handler(BaseHTTPRequestHandler):
                 wanted["actions"] = {"upload": put, "verify": {"href": f"{self.hub.url}/lfs/verify"}}
         return 200, {"transfer": "basic", "objects": objects}
 
-    def on_lfs_put(self, groups: dict, body: bytes) -> tuple:
+    def on_lfs_put(self, groups: dict, body: Path) -> tuple:
         if self.query.get("X-Amz-Signature") != self.hub.signature:
             raise Refused(403, "SignatureDoesNotMatch")
-        if hashlib.sha256(body).hexdigest() != groups["oid"]:
+        if sha256_of(body) != groups["oid"]:
             raise Refused(400, "the content has another digest")
-        self.hub.blob(groups["oid"]).write_bytes(body)
+        body.replace(self.hub.blob(groups["oid"]))
         return 200, b""
 
     def on_lfs_verify(self, _: dict, body: bytes) -> tuple:
@@ -504,7 +579,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def large_record(self, oid: str) -> dict:
         if self.hub.blob(oid).exists():
-            return self.hub.record(self.hub.blob(oid).read_bytes(), large=True)
+            return self.hub.record(self.hub.blob(oid), large=True)
         data, xet = self.hub.xet_read(oid)
         record = self.hub.record(data, large=True, xet=xet)
         if record["sha256"] != oid:
@@ -566,14 +641,15 @@ class Handler(BaseHTTPRequestHandler):
         return self.ranged({"sha256": groups["oid"]}, {"ETag": f'"{groups["oid"]}"'})
 
     def ranged(self, record: dict, headers: dict[str, str]) -> tuple:
-        data = self.hub.blob(record["sha256"]).read_bytes()
+        path = self.hub.blob(record["sha256"])
+        size = path.stat().st_size
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if match is None:
-            return 200, data, headers
-        first, last = int(match[1]), int(match[2] or len(data) - 1)
-        if first >= len(data):
+            return 200, Part(path, 0, size), headers
+        first, last = int(match[1]), min(int(match[2] or size - 1), size - 1)
+        if first >= size:
             raise Refused(416, "Range not satisfiable")
-        return 206, data[first : last + 1], headers | {"Content-Range": f"bytes {first}-{last}/{len(data)}"}
+        return 206, Part(path, first, last + 1 - first), headers | {"Content-Range": f"bytes {first}-{last}/{size}"}
 
     # --- xet, buckets ---
 
@@ -673,8 +749,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the state lies")
     parser.add_argument("--user", default="me")
     parser.add_argument("--token", default="", help="the only token that may write; random if not given")
+    parser.add_argument("--bandwidth", type=float, default=0.0, help="bytes a second of all uploads over HTTP together")
     options = parser.parse_args()
-    hub = StandIn(options.folder, port=options.port, user=options.user, token=options.token)
+    hub = StandIn(
+        options.folder, port=options.port, user=options.user, token=options.token, bandwidth=options.bandwidth
+    )
     print(json.dumps({"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token}), flush=True)
     hub.server.serve_forever()
 
