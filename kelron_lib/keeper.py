@@ -98,6 +98,10 @@ class Keeper:
                 save_dataset(self.store, self.dataset_copy)
                 shutil.rmtree(self.dataset_copy)
 
+    def confirm(self) -> None:
+        """Raise LostLease where another session writes to the store now."""
+        self._writer.confirm()
+
     def check(self) -> None:
         """Raise RunFailed where checkpoints no longer reach the store, or another session took it."""
         if self._uploader is not None:

@@ -40,8 +40,7 @@ class Lease:
     host: str
     pid: int
     process_start: float
-    """When the process began, seconds since the epoch by its own machine: tells a process from a later one with its
-    number."""
+    """When the process began, in seconds since its machine did: tells a process from a later one with its number."""
     since: str
     """UTC, ISO 8601."""
     beat: int = 0
@@ -56,7 +55,7 @@ class Lease:
             session=secrets.token_hex(8),
             host=socket.gethostname(),
             pid=os.getpid(),
-            process_start=psutil.Process().create_time(),
+            process_start=_started(psutil.Process()),
             since=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
@@ -75,11 +74,21 @@ class Lease:
         if self.host != socket.gethostname():
             return False
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.process_start) > 1.0
+            return abs(_started(psutil.Process(self.pid)) - self.process_start) > 1.0
         except psutil.NoSuchProcess:
             return True
         except psutil.AccessDenied:
             return False
+
+
+def _started(process: Any) -> float:
+    """When a process began, in seconds since the machine did. Its time of day would move where the clock is set, and a
+    living session would pass for one that is gone."""
+    import psutil
+
+    began = psutil.boot_time()  # first: older versions of psutil count from what this read last
+    created: float = process.create_time()
+    return created - began
 
 
 def read_lease(store: Store) -> Lease | None:
@@ -132,26 +141,29 @@ class Writer:
             settle_seconds=store.settle_seconds,
         )
 
-    def acquire(self, say: Callable[[str], None] = print) -> None:
-        """Take the lease. Raises KelronError, with its holder's name, where another session writes."""
+    def acquire(self, say: Callable[[str], None] = print, *, patient: bool = True) -> None:
+        """Take the lease. Raises KelronError, with its holder's name, where another session writes; unless `patient`,
+        also where that could only be told by watching it."""
         try:
             other = read_lease(self.store)
         except DamagedFile as damage:
             say(f"{damage}; it is replaced")
             other = None
         if other is not None:
-            self._outlive(other, say)
+            self._outlive(other, say, patient)
         self._write()
         self._sleep(self.settle_seconds)
         self.confirm()
         self._thread = threading.Thread(target=self._beats, name="lease", daemon=True)
         self._thread.start()
 
-    def _outlive(self, other: Lease, say: Callable[[str], None]) -> None:
+    def _outlive(self, other: Lease, say: Callable[[str], None], patient: bool) -> None:
         """Return when the other session is proven to be gone; raise KelronError when it shows a sign of life."""
         if other.holder_is_gone():
             say(f"taking over from a session that ended without a word ({other.describe()})")
             return
+        if not patient:
+            raise KelronError(f"{self.store.describe()} is held by another session ({other.describe()})")
         say(
             f"another session may be writing to {self.store.describe()} ({other.describe()}): watching it for "
             f"{self.stale_seconds:.0f} s"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from kelron_lib.export import export_adapter, export_best, wants_best
 from kelron_lib.hub_client import HubError
 from kelron_lib.keeper import Keeper
 from kelron_lib.launch import Cluster, run_processes
-from kelron_lib.lease import LostLease
+from kelron_lib.lease import LostLease, Writer
 from kelron_lib.model import portable_base, quiet_libraries
 from kelron_lib.processes import World, device_count, prepare_cuda_memory, processes_for
 from kelron_lib.restore import holds_checkpoint
@@ -39,9 +40,9 @@ from kelron_lib.runtime import (
 )
 from kelron_lib.schedule import check_processes
 from kelron_lib.session import STATUS_FILE, Status, make_status, read_status, record_session, write_losses, write_status
-from kelron_lib.store import Store
+from kelron_lib.store import DamagedFile, Store
 from kelron_lib.stores import open_store, own_store, store_url
-from kelron_lib.verify import newest_verified
+from kelron_lib.verify import latest, newest_verified
 
 JOB_FILE = "job.json"
 """What the processes of a session are to do, while they do it."""
@@ -252,8 +253,25 @@ class _Session:
         if self.world.local_rank == 0:
             write_status(self.out, status)
         if self.world.first:
-            record_session(self.store, self.out, status, self.about)
+            try:
+                self._record(status)
+            except LostLease as lost:  # after all was kept: the run itself is well
+                self.say(f"this session is missing in the store's list: {lost}")
             self.say(f"{status.state}: {status.reason}")
+
+    def _record(self, status: Status) -> None:
+        """Add this session to the store's list, as the one that may write there. The process that only watches takes
+        the lease for it, where those that trained left none; raises KelronError where another session has it."""
+        if self.keeper is not None:
+            self.keeper.confirm()
+            record_session(self.store, self.out, status, self.about)
+            return
+        writer = Writer.of(self.store)
+        writer.acquire(self.say, patient=False)
+        try:
+            record_session(self.store, self.out, status, self.about)
+        finally:
+            writer.release()
 
     def run_in_processes(self, processes: int, cluster: Cluster) -> Status:
         """The same in several processes, of which this one only starts and watches those of this machine."""
@@ -292,14 +310,18 @@ class _Session:
         status = self.status("failed", words.splitlines()[0], self._kept_step())
         try:
             write_status(self.out, status)
-            if self.began_training and self.world.first and not isinstance(error.__cause__, LostLease):
-                record_session(self.store, self.out, status, self.about)
+            if self.began_training and self.world.first:
+                self._record(status)
         except (KelronError, OSError) as second:
             self.say(f"how the session ended could not be written down: {second}")
 
     def _kept_step(self) -> int:
         """The last step with a verified checkpoint; 0 where the store does not tell."""
         try:
+            if self.keeper is None and self.began_training:  # in other processes, which verified what LATEST names
+                with suppress(DamagedFile):
+                    newest = latest(self.store)
+                    return newest.step if newest else 0
             newest = newest_verified(self.opened) if self.opened else None
         except KelronError:
             return 0

@@ -15,7 +15,7 @@ from kelron_lib.data import fingerprint
 from kelron_lib.errors import KelronError, RunFailed
 from kelron_lib.keeper import Keeper
 from kelron_lib.lease import LEASE, Lease, read_lease
-from kelron_lib.session import read_status
+from kelron_lib.session import read_sessions, read_status
 from kelron_lib.store import FolderStore
 from kelron_lib.stores import open_store
 from kelron_lib.train import train
@@ -144,6 +144,44 @@ def test_who_lost_the_lease_does_not_move_the_pointer(keeper, store, tmp_path):
     assert latest(store) is None
     keeper.close()
     assert read_lease(store).session == "other"
+
+
+OTHER = replace(Lease.of_this_process(), session="other", host="another-host")
+
+
+def test_a_session_that_lost_the_lease_at_its_very_end_is_finished_and_not_recorded(
+    small_config, small_data, tmp_path, monkeypatch
+):
+    (tmp_path / "run").mkdir()
+    store, real = open_store(tmp_path / "run" / "store"), train_module.write_status
+
+    def written_and_lost(out, status):
+        store.write_bytes(LEASE, OTHER.encode())
+        real(out, status)
+
+    monkeypatch.setattr(train_module, "write_status", written_and_lost)
+    said = []
+    assert train(small_config, small_data, tmp_path / "run", say=said.append).state == "finished"
+    assert read_sessions(store) == []
+    assert read_lease(store) == OTHER
+    assert "missing in the store's list" in said[-2]
+    assert "another-host" in said[-2]
+
+
+def test_a_session_that_failed_without_the_lease_writes_nothing(small_config, small_data, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    store = open_store(tmp_path / "run" / "store")
+
+    def lost(self, seconds):
+        store.write_bytes(LEASE, OTHER.encode())
+        raise RunFailed("the connection broke")
+
+    monkeypatch.setattr(Keeper, "flush", lost)
+    with pytest.raises(RunFailed, match="the connection broke"):
+        train(small_config, small_data, tmp_path / "run", say=lambda line: None)
+    assert read_status(tmp_path / "run").state == "failed"
+    assert read_sessions(store) == []
+    assert read_lease(store) == OTHER
 
 
 def test_a_run_ends_with_its_lease_given_back(small_config, small_data, tmp_path):

@@ -8,6 +8,7 @@ import sys
 import threading
 from dataclasses import asdict, replace
 
+import psutil
 import pytest
 
 from kelron_lib.errors import KelronError
@@ -71,6 +72,21 @@ def test_a_silent_session_is_taken_over_after_the_wait_whatever_the_clocks_say(s
     writer.release()
 
 
+def test_who_has_no_patience_takes_only_what_is_proven_to_be_free(store):
+    living = Writer(store, settle_seconds=0)
+    living.acquire()
+    impatient = Writer(store, settle_seconds=0, sleep=lambda seconds: pytest.fail("it waited") if seconds else None)
+    with pytest.raises(KelronError, match=r"is held by another session \(process"):
+        impatient.acquire(patient=False)
+    living.release()
+    impatient.acquire(patient=False)
+    impatient.release()
+    store.write_bytes(LEASE, replace(Lease.of_this_process(), process_start=1.0).encode())
+    again = Writer(store, settle_seconds=0)
+    again.acquire(patient=False)
+    again.release()
+
+
 def test_a_session_that_ends_while_it_is_watched_gives_way_at_once(store):
     store.write_bytes(LEASE, elsewhere().encode())
     looked = []
@@ -101,6 +117,16 @@ def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(store):
     assert not mine.holder_is_gone()
     assert replace(mine, process_start=mine.process_start - 1000).holder_is_gone()
     assert not replace(mine, host="another-host", pid=2**22).holder_is_gone()
+
+
+@pytest.mark.parametrize("jump", [3600.0, -86400.0])
+def test_a_clock_that_is_set_does_not_make_a_living_session_pass_for_a_dead_one(store, monkeypatch, jump):
+    mine, real = Lease.of_this_process(), psutil._psplatform.boot_time
+    told = psutil.Process().create_time()
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: real() + jump)  # what it reads then from the kernel
+    assert psutil.Process().create_time() == pytest.approx(told + jump)
+    assert not mine.holder_is_gone()
+    assert Lease.of_this_process().process_start == pytest.approx(mine.process_start)
 
 
 def test_who_lost_the_lease_may_not_go_on_and_does_not_take_it_back(store):

@@ -5,15 +5,20 @@ import shutil
 import socket
 import sys
 import threading
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 import kelron_lib.train as module
+from kelron_lib.begin import Begun
 from kelron_lib.config import apply_overrides
 from kelron_lib.errors import KelronError, ProcessFailed
 from kelron_lib.launch import Cluster, run_processes
+from kelron_lib.lease import LEASE, Lease, read_lease
 from kelron_lib.processes import World, processes_for
+from kelron_lib.runtime import write_json
+from kelron_lib.session import read_sessions, read_status
 from kelron_lib.stores import open_store
 from kelron_lib.train import train
 from kelron_lib.verify import latest
@@ -266,6 +271,47 @@ def test_a_failed_process_is_a_failed_session(in_two, data, tmp_path, monkeypatc
     status = json.loads((tmp_path / "status.json").read_text())
     assert (status["state"], status["reason"]) == ("failed", "process 1 of 2: MemoryError: none left")
     assert not (tmp_path / "job.json").exists()
+
+
+def ended_in_other_processes(in_two, data, out, monkeypatch, lease):
+    """What the store says after a session whose training processes were gone at once, with `lease` left in it."""
+    store = open_store(out / "store")
+
+    def begun_and_gone(command, processes, **how):
+        write_json(out / module.BEGUN_FILE, asdict(Begun(1, STEPS)))
+        if lease is not None:
+            store.write_bytes(LEASE, lease.encode())
+        raise ProcessFailed("process 0 of 2 was ended by SIGKILL")
+
+    monkeypatch.setattr(module, "run_processes", begun_and_gone)
+    said = []
+    with pytest.raises(ProcessFailed):
+        train(in_two, data, out, say=said.append)
+    return [one["reason"] for one in read_sessions(store)], read_lease(store), said
+
+
+GONE = replace(Lease.of_this_process(), session="gone", process_start=1.0)
+OTHER = replace(Lease.of_this_process(), session="other", host="another-host")
+
+
+@pytest.mark.parametrize("lease", [None, GONE], ids=["given back", "left"])
+def test_the_watching_process_records_a_session_that_was_killed(lease, cut, in_two, data, tmp_path, monkeypatch):
+    shutil.copytree(cut[0], tmp_path / "run")
+    recorded, left, _ = ended_in_other_processes(in_two, data, tmp_path / "run", monkeypatch, lease)
+    assert recorded == ["budget", "failed"]
+    assert left is None
+    status = read_status(tmp_path / "run")
+    assert (status.state, status.first_step, status.step) == ("failed", 1, cut[1])
+
+
+def test_the_watching_process_leaves_a_store_alone_that_another_session_holds(cut, in_two, data, tmp_path, monkeypatch):
+    shutil.copytree(cut[0], tmp_path / "run")
+    recorded, left, said = ended_in_other_processes(in_two, data, tmp_path / "run", monkeypatch, OTHER)
+    assert recorded == ["budget"]
+    assert left == OTHER
+    assert read_status(tmp_path / "run").state == "failed"
+    assert "could not be written down" in said[-1]
+    assert "another-host" in said[-1]
 
 
 ORPHAN = """
