@@ -19,6 +19,9 @@ from kelron_lib.manifest import (
 )
 from kelron_lib.store import DamagedFile, MissingFile, Store
 
+CLOCKS_APART = 60.0
+"""Seconds by which another machine's clock may be ahead without a word."""
+
 
 def latest(store: Store) -> Manifest | None:
     """The manifest of the checkpoint that LATEST.json names, or None where no checkpoint was ever completed.
@@ -104,7 +107,7 @@ class CheckpointInfo:
     size: int
     """Bytes that the folder takes."""
     age: float | None
-    """Seconds since it was saved; None where no intact manifest tells."""
+    """Seconds since it was saved; None where no intact manifest tells, or it was saved by a clock ahead of this one."""
     latest: bool
     """Whether LATEST.json names it."""
     state: str
@@ -226,4 +229,5 @@ def _inspect(
     age = None
     if manifest is not None and not problems:
         age = (datetime.now(UTC) - datetime.fromisoformat(manifest.created)).total_seconds()
+        age = max(0.0, age) if age > -CLOCKS_APART else None
     return CheckpointInfo(step, prefix, sum(entry.size for entry in entries), age, latest, state, problems, best)
