@@ -47,9 +47,9 @@ bench: $(READY)  ## Measure speed on this machine; see benchmarks/
 	@echo "== benchmarks"
 	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
-soak: $(READY)  ## Kill training 200 times at random moments (about an hour); see tests/soak.py
+soak: $(READY)  ## Kill training 200 times at random moments (about an hour), table into docs/reliability.md
 	@echo "== soak"
-	@OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py --processes 1 2 --kills 150 50
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py --processes 1 2 --kills 150 50 --report docs/reliability.md
 
 clean:  ## Remove .venv, caches and runs/demo
 	@echo "== removing .venv, caches and runs/demo"

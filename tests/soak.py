@@ -1,9 +1,10 @@
 """Kills training at random moments, again and again, and holds what the store says against an uninterrupted run.
 
 `python tests/soak.py --processes 1 2 --kills 150 50` (150 in one process, 50 in two) prints a table and exits 1 where
-a single promise was broken. After every kill: LATEST names a verified checkpoint no older than the one before, and the
-next session goes on from it. When a run is finished: adapter and logged losses are, bit for bit, those of the run that
-nobody cut. Half of the kills take the machine with them: work and results are deleted, the store is all there is.
+a single promise was broken; `--report docs/reliability.md` puts the table there. After every kill: LATEST names a
+verified checkpoint no older than the one before, and the next session goes on from it. When a run is finished: adapter
+and logged losses are, bit for bit, those of the run that nobody cut. Half of the kills take the machine with them: work
+and results are deleted, the store is all there is.
 
 The stores on the Hub are the real client against a stand-in on this machine. What this cannot show: a machine that
 loses power (the kernel still writes what a killed process had written), and the real Hub.
@@ -25,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from pathlib import Path
 
 from kelron_lib.config import resolve
@@ -49,6 +51,9 @@ SMALL = (
 URLS = {"folder": "{folder}", "bucket": "hf://buckets/me/ckpt/run-{number}", "repo": "hf://me/kelron/run-{number}"}
 STEP = re.compile(r"step (\d+)/(\d+)")
 BEGAN = re.compile(r"(?:starting at|resuming after) step (\d+)")
+
+
+BEGIN, END = "<!-- soak -->", "<!-- end of soak -->"
 
 
 class Broken(AssertionError):
@@ -275,6 +280,28 @@ def rows(count: int, kills: int, stores: list[str], folder: Path, seed: int, ses
         yield row
 
 
+def table(found: list[Row], seconds: float) -> str:
+    """All rows, and what they come to."""
+    kills, machines = sum(row.kills for row in found), sum(row.machines_lost for row in found)
+    lost = sum(row.lost_checkpoints for row in found)
+    steps, again = sum(row.steps for row in found), sum(sum(row.lost_steps) for row in found)
+    total = (
+        f"{kills} kills in {seconds:.0f} s, {machines} of them with all work deleted: {lost} checkpoints lost, "
+        f"{again} of {steps} steps made again."
+    )
+    return "\n".join([HEAD, *(row.line() for row in found), "", total])
+
+
+def write_report(file: Path, text: str, command: str) -> None:
+    """Put the table between the marks of a document, with its date, its command, and on what."""
+    before, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"{file} has no {BEGIN} ... {END} to write between")
+    about = f"`{command}`, {date.today().isoformat()}, {os.cpu_count()} processors."
+    file.write_text(f"{before}{begin}\n{about}\n\n{text}\n{end}{after}", encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", nargs="+", type=int, default=[150, 50], help="for each of --processes")
@@ -282,6 +309,7 @@ def main() -> int:
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the rows there, too")
+    parser.add_argument("--report", type=Path, help=f"a document with {BEGIN} and {END}, to put the table between")
     options = parser.parse_args()
     if len(options.kills) != len(options.processes):
         parser.error("give --kills as many numbers as --processes")
@@ -289,10 +317,13 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         found = soak(kills, options.stores, Path(folder), options.seed)
-    print(HEAD, *(row.line() for row in found), sep="\n")
-    print(f"{sum(row.kills for row in found)} kills in {time.monotonic() - began:.0f} s")
+    text = table(found, time.monotonic() - began)
+    print(text)
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in found], indent=2) + "\n")
+    if options.report:
+        shown = f"--processes {' '.join(map(str, options.processes))} --kills {' '.join(map(str, options.kills))}"
+        write_report(options.report, text, f"python tests/soak.py {shown}")
     return 1 if any(row.broken for row in found) else 0
 
 

@@ -13,7 +13,8 @@ HERE = Path(__file__).parent
 
 @pytest.mark.timeout(1500)
 def test_twenty_kills_cost_no_checkpoint_and_change_no_bit(tmp_path):
-    told = tmp_path / "rows.json"
+    told, report = tmp_path / "rows.json", tmp_path / "report.md"
+    report.write_text("before <!-- soak -->an older table<!-- end of soak --> after\n")
     command = [
         sys.executable,
         str(HERE / "soak.py"),
@@ -25,6 +26,8 @@ def test_twenty_kills_cost_no_checkpoint_and_change_no_bit(tmp_path):
         "3",
         "--json",
         str(told),
+        "--report",
+        str(report),
     ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1400)
@@ -37,3 +40,9 @@ def test_twenty_kills_cost_no_checkpoint_and_change_no_bit(tmp_path):
     assert [(row["store"], row["lost_checkpoints"], row["broken"]) for row in rows if row["broken"]] == []
     assert all(row["runs"] for row in rows)
     assert any(row["machines_lost"] for row in rows)
+    text = report.read_text()
+    assert text.startswith("before <!-- soak -->\n`python tests/soak.py --processes 1 2 --kills 17 3`, 20")
+    assert text.endswith("<!-- end of soak --> after\n")
+    assert "an older table" not in text
+    assert f"{sum(row['kills'] for row in rows)} kills in " in text
+    assert sum(line.startswith(("| folder |", "| bucket |", "| repo |")) for line in text.splitlines()) == len(rows)
