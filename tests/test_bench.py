@@ -76,6 +76,28 @@ def test_the_planners_setups_differ_and_are_asked_for_as_preflight_asks():
     assert len({round(peak, 2) for peak in peaks}) >= 10
 
 
+def test_the_stall_for_a_checkpoint_is_measured_on_the_way_that_a_run_takes(tmp_path):
+    file, script = tmp_path / "result.json", SCRIPT.with_name("checkpoint.py")
+    options = ["--gigabytes=0.002", "--bandwidth=1", "--checkpoints=1", "--quiet=0.5", "--step=0.02"]
+    done = subprocess.run(
+        [sys.executable, str(script), *options, f"--json={file}", f"--folder={tmp_path}"],
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(script.parents[1]), "HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(file.read_text())
+    assert list(result["stores"]) == ["repo", "bucket", "folder"]
+    assert result["stores"]["repo"]["upload"] > 2.0  # 2 MB at 1 MB/s
+    assert result["interval"]["steps"] == 250
+    for found in result["stores"].values():
+        (one,) = found["each"]
+        assert min(one["write"], one["keep"], one["upload"]) > 0
+        assert found["stall"] == pytest.approx(one["keep"] + one["slower"])
+        assert found["share"] == pytest.approx(found["stall"] / result["interval"]["seconds"])
+    assert "the target, 2%, holds where checkpoints are at least" in done.stdout
+
+
 def test_unsloth_that_is_not_installed_is_said_in_one_line():
     done = run("--stack", "unsloth")
     assert done.returncode == 1
