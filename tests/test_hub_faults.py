@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -12,22 +13,28 @@ import pytest
 from conftest import SMALL
 from test_checkpoint import ALL_FILES, RUN, save, trainer_folder
 from test_hub_store import Session, kind, session
+from test_train import adapter, losses, uninterrupted
 
 from kelron_lib import hub_client
 from kelron_lib import keeper as keeper_module
+from kelron_lib import train as train_module
 from kelron_lib.__main__ import main
 from kelron_lib.checkpoint import prepare_checkpoint, send_checkpoint
-from kelron_lib.errors import KelronError
+from kelron_lib.config import apply_overrides
+from kelron_lib.errors import KelronError, RunFailed
 from kelron_lib.hub_base import HubStore
 from kelron_lib.hub_client import Backoff
+from kelron_lib.hub_store import BucketStore, RepoStore
 from kelron_lib.lease import LostLease, Writer, read_lease
 from kelron_lib.manifest import LATEST
 from kelron_lib.restore import restore
+from kelron_lib.session import read_status
 from kelron_lib.store import sha256_file
+from kelron_lib.train import train
 from kelron_lib.upload import Uploader
 from kelron_lib.verify import latest, verify_store
 
-__all__ = ["kind", "session"]  # fixtures
+__all__ = ["kind", "session", "uninterrupted"]  # fixtures
 
 
 def silent(line):
@@ -119,11 +126,58 @@ def test_of_two_sessions_the_second_stops_and_who_lost_the_lease_cannot_move_the
     assert read_lease(session.store) is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "fault", "reason"),
+    [
+        ("bucket", {"kind": "quota"}, "the Hub has no space left"),
+        ("repo", {"kind": "status", "status": 403}, "the token may not do this"),
+        ("bucket", {"kind": "cut"}, "the Hub cannot be reached or broke off"),
+    ],
+    ids=["bucket, quota", "repo, 403", "bucket, cut"],
+)
+def test_a_run_whose_uploads_are_refused_ends_with_the_reason_and_goes_on_bit_equal(
+    kind, fault, reason, hub, uninterrupted, small_config, small_data, tmp_path, monkeypatch
+):
+    """From its first checkpoint on; later the Hub takes them again."""
+    for store_kind in (BucketStore, RepoStore):
+        monkeypatch.setattr(store_kind, "beat_seconds", 0.05)
+    monkeypatch.setattr(keeper_module, "Uploader", partial(Uploader, first_pause=0.01, longest_pause=0.02))
+    config = apply_overrides(small_config, ["store.most_failures=2"])
+
+    def open_again(url, *, fails, **how):
+        session = Session(hub, kind, backoff={"attempts": 2})
+        session.store.prepare()
+        real = session.store.write_bytes
+
+        def written(path, data):
+            real(path, data)
+            if fails and path == LATEST:
+                hub.fail(session.change, times=10**6, **fault)
+
+        monkeypatch.setattr(session.store, "write_bytes", written)
+        return session.store
+
+    out = tmp_path / "run"
+    monkeypatch.setattr(train_module, "open_store", partial(open_again, fails=True))
+    with pytest.raises(RunFailed, match=reason):
+        train(config, small_data, out, say=silent)
+    hub.faults.clear()
+    status = read_status(out)
+    assert status.state == "failed"
+    assert reason in status.reason
+    assert status.step == latest(Session(hub, kind).store).step > 0
+    shutil.rmtree(out)
+    monkeypatch.setattr(train_module, "open_store", partial(open_again, fails=False))
+    last = train(config, tmp_path / "no-data", out, must_resume=True, say=silent)
+    assert (last.state, last.first_step) == ("finished", status.step)
+    assert adapter(out) == adapter(uninterrupted)
+    assert losses(out) == losses(uninterrupted)
+
+
 CANARY = "canary-token-4711"
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("url", ["hf://buckets/me/cells/run-1", "hf://me/cells/run-1"], ids=["bucket", "repo"])
+@pytest.mark.parametrize(("url", "processes"), [("hf://buckets/me/cells/run-1", 1), ("hf://me/cells/run-1", 2)])
 def test_the_token_is_in_no_line_and_no_file(processes, url, small_data, tmp_path, online, monkeypatch, capfd, caplog):
     """A whole run with a Hub whose errors repeat the token, then all that looks at its store."""
     monkeypatch.setattr(HubStore, "settle_seconds", 0.0)

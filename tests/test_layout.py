@@ -59,6 +59,13 @@ def test_modules_stay_readable(path):
     assert lines <= 400, f"{path.name} has {lines} lines: make it a folder"
 
 
+def test_every_test_that_the_reliability_page_names_exists():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")))
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    assert len(named) > 40
+    assert {name for name in named if f"def {name}(" not in sources} == set()
+
+
 def test_relative_imports_are_not_used():
     for path in MODULES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
