@@ -1,6 +1,7 @@
 """Fixtures for all tests: no test reads the user's home or environment, or reaches a network."""
 
 import itertools
+import os
 import shutil
 
 import pytest
@@ -30,8 +31,11 @@ def isolated(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("HF_HOME", str(home / "hf"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for name in ("KELRON_SESSION_START", "KELRON_BATCH", "KAGGLE_KERNEL_RUN_TYPE", "HF_TOKEN"):
+    for name in ("KELRON_SESSION_START", "KELRON_BATCH", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("KAGGLE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")  # read when the package is imported; no test leaves here
 
 
 @pytest.fixture(scope="session")

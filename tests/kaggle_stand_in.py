@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import ModuleType, SimpleNamespace
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 USER, KEY = "me", "canary-key-4711"
@@ -115,70 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(status, part, **headers)
 
 
-def written_client(hub):
-    """The modules of the `kaggle` package as far as Kelron uses them, for where it is not installed: the same names,
-    the same requests, the same errors."""
-    import requests
-
-    class Request:
-        user_name = kernel_slug = page_token = ""
-        page_size = 0
-
-    def list_output(request):
-        body = {
-            "userName": request.user_name,
-            "kernelSlug": request.kernel_slug,
-            "pageSize": request.page_size,
-            "pageToken": request.page_token,
-        }
-        answer = requests.post(f"{hub.url}{LISTING}", json=body, auth=(USER, KEY), timeout=10)
-        answer.raise_for_status()
-        found = answer.json()
-        files = [SimpleNamespace(file_name=file["fileName"], url=file["url"]) for file in found["files"]]
-        return SimpleNamespace(files=files, log=found["log"], next_page_token=found["nextPageToken"])
-
-    class Client:
-        kernels = SimpleNamespace(kernels_api_client=SimpleNamespace(list_kernel_session_output=list_output))
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-    class KaggleApi:
-        def authenticate(self):
-            pass
-
-        def build_kaggle_client(self):
-            return Client()
-
-    modules = {
-        name: ModuleType(name)
-        for name in (
-            "kaggle",
-            "kaggle.api",
-            "kaggle.api.kaggle_api_extended",
-            "kagglesdk",
-            "kagglesdk.kernels",
-            "kagglesdk.kernels.types",
-            "kagglesdk.kernels.types.kernels_api_service",
-        )
-    }
-    modules["kaggle.api.kaggle_api_extended"].KaggleApi = KaggleApi
-    modules["kagglesdk.kernels.types.kernels_api_service"].ApiListKernelSessionOutputRequest = Request
-    return modules
-
-
-def use_client(monkeypatch, hub, which):
-    """Have Kelron find the `package` (the real one, pointed at the stand-in) or the `written` one."""
-    for name in ("KAGGLE_API_TOKEN", "KAGGLE_CONFIG_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    if which == "written":
-        for name, module in written_client(hub).items():
-            monkeypatch.setitem(sys.modules, name, module)
-        return
-    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
+def use_client(monkeypatch, hub):
+    """Have the `kaggle` package sign in as USER, and talk to the stand-in."""
     monkeypatch.setenv("KAGGLE_USERNAME", USER)
     monkeypatch.setenv("KAGGLE_KEY", KEY)
     from kagglesdk import kaggle_env

@@ -1,6 +1,5 @@
 """The output of an earlier Kaggle kernel as a store: mounted in both layouts, or downloaded from a stand-in."""
 
-import importlib.util
 import shutil
 import sys
 
@@ -50,13 +49,6 @@ def hub(output, mounts):
         yield hub
 
 
-def need_client(monkeypatch, hub, which):
-    """`package`: the real `kaggle` package, where it is installed; `written`: one that asks for the same."""
-    if which == "package" and importlib.util.find_spec("kaggle") is None:
-        pytest.skip("the kaggle package is not installed")
-    kaggle_stand_in.use_client(monkeypatch, hub, which)
-
-
 def download():
     store = open_kaggle_store(URL)
     store.said, store.slept = [], []
@@ -64,9 +56,9 @@ def download():
     return store
 
 
-@pytest.fixture(params=["package", "written"])
-def client(request, hub, monkeypatch):
-    need_client(monkeypatch, hub, request.param)
+@pytest.fixture
+def client(hub, monkeypatch):
+    kaggle_stand_in.use_client(monkeypatch, hub)
 
 
 @pytest.fixture
@@ -74,12 +66,12 @@ def downloaded(client):
     return download()
 
 
-@pytest.fixture(params=[*LAYOUTS, "package", "written"])
+@pytest.fixture(params=[*LAYOUTS, "downloaded"])
 def store(request, output, mounts, hub, monkeypatch):
     if request.param in LAYOUTS:
         shutil.copytree(output, mounts / request.param)
         return open_store(URL)
-    need_client(monkeypatch, hub, request.param)
+    kaggle_stand_in.use_client(monkeypatch, hub)
     return download()
 
 
@@ -176,7 +168,7 @@ def test_an_output_without_a_store_or_with_two(how, output, mounts, hub, monkeyp
         hub.files = snapshot(output)
         return open_store(URL, must_exist=True)
 
-    kaggle_stand_in.use_client(monkeypatch, hub, "written")
+    kaggle_stand_in.use_client(monkeypatch, hub)
     assert latest(found()).step == 120
     shutil.copytree(output / "run" / "store", output / "other" / "store")
     with pytest.raises(KelronError, match=r"^the output of me/train.* holds 2 stores \(other/store, run/store\): "):
@@ -291,20 +283,14 @@ def test_no_secret_is_ever_told(downloaded, hub):
 
 
 def test_without_the_package_it_says_what_to_install(mounts, monkeypatch):
-    monkeypatch.setitem(sys.modules, "kaggle", None)
+    for name in ("kaggle", "kaggle.api.kaggle_api_extended"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(KelronError, match=r"takes the kaggle package .*: pip install 'kelron\[kaggle\]', or attach"):
         open_store(URL, must_exist=True)
 
 
-def test_without_credentials_it_says_where_they_go(hub, mounts, monkeypatch, capfd):
-    """As the package does it: a page of help, and the end of the process."""
-    kaggle_stand_in.use_client(monkeypatch, hub, "written")
-
-    def helps(self):
-        print("You must authenticate before you can call the Kaggle API.\n")
-        sys.exit(1)
-
-    monkeypatch.setattr(sys.modules["kaggle.api.kaggle_api_extended"].KaggleApi, "authenticate", helps)
+def test_without_credentials_it_says_where_they_go(mounts, capfd):
+    """Where the package would print a page of help and end the process."""
     with pytest.raises(KelronError, match=r"^Kaggle wants to know who asks: set KAGGLE_API_TOKEN, or "):
         open_store(URL, must_exist=True)
     assert capfd.readouterr() == ("", "")
