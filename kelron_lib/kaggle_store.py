@@ -22,12 +22,11 @@ from typing import Any, NoReturn, TypeVar
 
 from kelron_lib.errors import KelronError
 from kelron_lib.hub_content import HashingSink
+from kelron_lib.kaggle_mounts import output_of
 from kelron_lib.manifest import LATEST, MANIFEST, step_of
 from kelron_lib.store import Entry, FolderStore, MissingFile, plain_parts
 
 SCHEME = "kaggle://"
-MOUNTS = Path("/kaggle/input")
-"""Where a Kaggle session mounts what is attached to it."""
 WAITS = (1.0, 4.0, 15.0, 60.0)
 """Seconds before each further try of a request that failed for a passing reason."""
 TIMEOUTS = (20.0, 120.0)
@@ -44,17 +43,14 @@ Result = TypeVar("Result")
 def open_kaggle_store(url: str, *, mounts: Path | None = None) -> MountedStore | DownloadedStore:
     """The store in the output of the kernel behind `kaggle://OWNER/KERNEL`; reaches no network yet.
 
-    `mounts`: where outputs may be mounted (MOUNTS). Raises KelronError for a URL that names no kernel, and for a
-    mounted output without a store or with several.
+    `mounts`: where outputs may be mounted (a session's `input`). Raises KelronError for a URL that names no kernel,
+    and for a mounted output without a store or with several.
     """
     owner, _, slug = url.removeprefix(SCHEME).strip("/").partition("/")
     if not url.startswith(SCHEME) or not _NAME.fullmatch(owner) or not _NAME.fullmatch(slug):
         raise KelronError(f"{url!r} names no Kaggle kernel: use kaggle://OWNER/KERNEL, as in the notebook's address")
-    kernel, mounts = f"{owner}/{slug}", mounts or MOUNTS
-    for mount in (mounts / "notebooks" / owner / slug, mounts / slug):  # as it is now, and as it was
-        if mount.is_dir():
-            return _mounted(kernel, mount)
-    return DownloadedStore(kernel)
+    kernel, mount = f"{owner}/{slug}", output_of(owner, slug, mounts)
+    return DownloadedStore(kernel) if mount is None else _mounted(kernel, mount)
 
 
 def _mounted(kernel: str, mount: Path) -> MountedStore:
@@ -208,7 +204,7 @@ class DownloadedStore(_ReadOnly):
 
     def _fetch(self, path: str, sink: Any) -> None:
         """Download into an empty sink; after a break it goes on where it stopped."""
-        self._tried(f"read {path}", lambda: _download(self._address(path), sink))
+        self._tried(f"read {path}", lambda: download(self._address(path), sink))
         self._entries[path] = Entry(path, sink.tell())
 
     def _tried(self, doing: str, call: Callable[[], Result]) -> Result:
@@ -217,7 +213,7 @@ class DownloadedStore(_ReadOnly):
             try:
                 with _explained(self.kernel):
                     return call()
-            except _Passing as failure:
+            except Passing as failure:
                 line = f"cannot {doing} in {self.describe()}: {failure}"
                 if wait is None:
                     raise KelronError(f"{line} (given up after {len(WAITS) + 1} tries)") from None
@@ -229,7 +225,7 @@ class DownloadedStore(_ReadOnly):
         raise AssertionError("the last try returns or raises")
 
 
-class _Passing(Exception):
+class Passing(Exception):
     """A request failed for a reason that may pass."""
 
     def __init__(self, line: str, *, wait: float = 0.0, expired: bool = False) -> None:
@@ -250,7 +246,7 @@ def sign_in() -> Any:
             client = KaggleApi()
             client.authenticate()
     except ImportError as error:
-        raise _not_installed(error) from None
+        raise not_installed(error) from None
     except SystemExit:
         raise KelronError(
             "Kaggle wants to know who asks: set KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY, or put "
@@ -259,19 +255,19 @@ def sign_in() -> Any:
     return client
 
 
-def _not_installed(error: ImportError) -> KelronError:
+def not_installed(error: ImportError) -> KelronError:
     return KelronError(
         f"an output that is not mounted here takes the kaggle package ({error.name} is not installed): "
         "pip install 'kelron[kaggle]', or attach the kernel to this notebook"
     )
 
 
-def _requests() -> Any:
+def requests_library() -> Any:
     """The library that the kaggle package talks by, which comes with it."""
     try:
         import requests
     except ImportError as error:
-        raise _not_installed(error) from None
+        raise not_installed(error) from None
     return requests
 
 
@@ -283,8 +279,8 @@ def _is_plain(path: str) -> bool:
 
 @contextmanager
 def _explained(kernel: str) -> Iterator[None]:
-    """Turns what requests raises into _Passing or KelronError; addresses are signed, so none is ever shown."""
-    requests = _requests()
+    """Turns what requests raises into Passing or KelronError; addresses are signed, so none is ever shown."""
+    requests = requests_library()
     try:
         yield
     except requests.HTTPError as error:
@@ -296,12 +292,12 @@ def _explained(kernel: str) -> Iterator[None]:
             ) from None
         if status not in PASSING:
             raise KelronError(f"Kaggle answered {status} when asked for the output of {kernel}") from None
-        raise _Passing(f"Kaggle answered {status}", wait=_asked_wait(error.response)) from None
+        raise Passing(f"Kaggle answered {status}", wait=asked_wait(error.response)) from None
     except requests.RequestException as error:
-        raise _Passing(f"Kaggle cannot be reached or broke off ({type(error).__name__})") from None
+        raise Passing(f"Kaggle cannot be reached or broke off ({type(error).__name__})") from None
 
 
-def _asked_wait(response: Any) -> float:
+def asked_wait(response: Any) -> float:
     with suppress(ValueError):
         return max(0.0, float(response.headers.get("Retry-After", "")))
     return 0.0
@@ -311,9 +307,9 @@ def _asked_wait(response: Any) -> float:
 def _answer(address: str, first: int, last: int | None = None) -> Iterator[Any]:
     """The answer to a request for the bytes from `first` on. Raises as _explained expects, or KelronError."""
     headers = {"Accept-Encoding": "identity", "Range": f"bytes={first}-{'' if last is None else last}"}
-    with _requests().get(address, headers=headers, stream=True, timeout=TIMEOUTS) as response:
+    with requests_library().get(address, headers=headers, stream=True, timeout=TIMEOUTS) as response:
         if response.status_code in (400, 401, 403):  # the storage's words for a signature that is too old
-            raise _Passing(f"Kaggle's storage answered {response.status_code}", expired=True)
+            raise Passing(f"Kaggle's storage answered {response.status_code}", expired=True)
         if response.status_code != 416:  # asked for what is beyond the end
             response.raise_for_status()
         yield response
@@ -330,7 +326,7 @@ def _size(address: str) -> int:
         return int(total)
 
 
-def _download(address: str, sink: Any) -> None:
+def download(address: str, sink: Any) -> None:
     """Append to `sink` what it does not hold yet."""
     with _answer(address, sink.tell()) as response:
         if response.status_code == 416:

@@ -17,14 +17,16 @@ from typing import Any
 from kelron_lib import __version__
 from kelron_lib.config import RunConfig
 from kelron_lib.errors import KelronError
+from kelron_lib.kaggle_mounts import mounted_model
 from kelron_lib.prompts import check_stop_tokens
 from kelron_lib.runtime import read_json, write_json
 
 
 def base_name(config: RunConfig) -> str:
-    """What `from_pretrained` takes: the packaged tiny base's folder, the given folder, or the hub id."""
+    """What `from_pretrained` takes: the packaged tiny base's folder, the given folder, the hub id, or the folder where
+    that model is attached to a Kaggle session."""
     if config.model.base != "tiny":
-        return config.model.base
+        return str(mounted_model(config.model.base) or config.model.base)
     from kelron_lib.tiny import base_path
 
     return str(base_path())

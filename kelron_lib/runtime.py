@@ -25,13 +25,19 @@ from kelron_lib.files import write_whole
 
 SESSION_START_VARIABLE = "KELRON_SESSION_START"
 BATCH_VARIABLE = "KELRON_BATCH"
+KAGGLE_VARIABLE = "KELRON_KAGGLE"
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds `kelron_lib`."""
 
 
+def kaggle_root() -> Path:
+    """The folder that holds `input` and `working` in a Kaggle session; KELRON_KAGGLE names another one."""
+    return Path(os.environ.get(KAGGLE_VARIABLE) or "/kaggle")
+
+
 def on_kaggle() -> bool:
     """Whether this process runs in a Kaggle session."""
-    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ or Path("/kaggle/working").is_dir()
+    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ or (kaggle_root() / "working").is_dir()
 
 
 def is_batch() -> bool:

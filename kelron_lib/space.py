@@ -47,11 +47,11 @@ def require_space(config: RunConfig, out: Path, store: Store) -> None:
     one, adapter = checkpoint_bytes(shape, work), 4.0 * shape.lora(work.lora_rank, work.lora_targets)
     stored = sum(entry.size for entry in store.list() if not is_aside(entry.path))
     here, there = IN_WORK * one + adapter, max(0.0, in_store(config) * one - stored)
-    place = store_folder(config, out)
+    place, work_folder = store_folder(config, out), out / "work"
     if place is None:
-        require_disk(out, round(here), "the work folder")
-    elif existing_parent(place).stat().st_dev == existing_parent(out).stat().st_dev:
-        require_disk(out, round(here + there), "the work folder and the store")
+        require_disk(work_folder, round(here), "the work folder")
+    elif existing_parent(place).stat().st_dev == existing_parent(work_folder).stat().st_dev:
+        require_disk(work_folder, round(here + there), "the work folder and the store")
     else:
-        require_disk(out, round(here), "the work folder")
+        require_disk(work_folder, round(here), "the work folder")
         require_disk(place, round(there), "the store")

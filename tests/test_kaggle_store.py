@@ -39,7 +39,7 @@ def output(tmp_path):
 def mounts(tmp_path, monkeypatch):
     folder = tmp_path / "input"
     folder.mkdir()
-    monkeypatch.setattr(kaggle_store, "MOUNTS", folder)
+    monkeypatch.setenv("KELRON_KAGGLE", str(tmp_path))
     return folder
 
 

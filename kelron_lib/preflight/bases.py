@@ -36,9 +36,9 @@ class Base:
 
 
 def is_local(config: RunConfig) -> bool:
-    """Whether the base is the packaged one or names a folder (whether or not that folder exists)."""
-    name = config.model.base
-    return name == "tiny" or Path(name).exists() or not HUB_ID.fullmatch(name)
+    """Whether the base is the packaged one, attached to a Kaggle session, or names a folder (there or not)."""
+    name = base_name(config)
+    return Path(name).exists() or not HUB_ID.fullmatch(name)
 
 
 def _in_cache(name: str) -> bool:

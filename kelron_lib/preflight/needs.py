@@ -59,7 +59,7 @@ def disk_needs(config: RunConfig, shape: ModelShape, work: Workload, out: Path, 
     """
     one = checkpoint_bytes(shape, work)
     adapter = 4.0 * shape.lora(work.lora_rank, work.lora_targets)
-    needs = [DiskNeed(out, IN_WORK * one + adapter, "work folder and adapter")]
+    needs = [DiskNeed(out / "work", IN_WORK * one + adapter, "work folder and adapter")]
     store = store_folder(config, out)
     if store is not None:
         needs.append(DiskNeed(store, in_store(config) * one, f"store of {config.store.keep} checkpoints"))
