@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 
+import kaggle_image
 import pytest
 from hub_stand_in import StandIn
 
@@ -95,3 +96,21 @@ def hub(stand_in, monkeypatch):
     """The stand-in for whole runs: nobody waits to see which of two sessions holds the lease."""
     monkeypatch.setattr(HubStore, "settle_seconds", 0.0)
     return stand_in
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory):
+    return kaggle_image.make_image(tmp_path_factory.mktemp("image") / "site")
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory):
+    return kaggle_image.pinned_wheels(tmp_path_factory.mktemp("wheels") / "wheels")
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory):
+    """A clean git tree with what this one holds now."""
+    folder = tmp_path_factory.mktemp("clone") / "kelron"
+    kaggle_image.copy_project(folder)
+    return folder

@@ -1,0 +1,297 @@
+"""The command line behind scripts/push_kernels.sh.
+
+Exit code 0 when all is well, 1 when the run went wrong (sessions without progress, a kernel that failed), 2 for input
+that cannot be used and for what Kaggle refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import webbrowser
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from kelron_lib.config import PRESETS, RunConfig, resolve
+from kelron_lib.errors import KelronError
+from kelron_lib.kaggle_ops import library, secret
+from kelron_lib.kaggle_ops.chain import Chain, Options, scoreboard
+from kelron_lib.kaggle_ops.client import Kaggle
+from kelron_lib.kaggle_ops.decide import ending
+from kelron_lib.kaggle_ops.kernels import KERNELS, NAME, OWNER, TRAINING, stage_stop, stop_slug, timeout_of
+from kelron_lib.kaggle_ops.push import follow, page_of
+from kelron_lib.runtime import PACKAGE_ROOT, no_space
+
+CHOICES = (*KERNELS, "resume-b")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _config(args: argparse.Namespace) -> RunConfig:
+    return resolve(args.preset, args.set)
+
+
+def _chain(args: argparse.Namespace) -> Chain:
+    options = Options(
+        project=args.project,
+        overrides=tuple(args.set),
+        name=args.name,
+        **{key: getattr(args, key) for key in _OWN_OPTIONS if hasattr(args, key)},
+    )
+    return Chain(Kaggle(say=_say), _config(args), options)
+
+
+_OWN_OPTIONS = ("preflight", "fresh", "now", "once", "dirty", "wheels", "restage", "most", "poll")
+
+
+def _stage(args: argparse.Namespace) -> int:
+    if args.to is not None and not args.dry_run:
+        return _stage_to(args)
+    chain = _chain(args)
+    if not args.dry_run:
+        chain.stage()
+        return 0
+    with TemporaryDirectory(prefix="kelron-library-") as scratch:
+        folder = Path(scratch) / "library"
+        made = library.stage_library(
+            args.project, folder, owner=chain.kaggle.owner, dirty=args.dirty, wheels=args.wheels, say=_say
+        )
+        _say(f"would upload {chain.kaggle.owner}/{made.slug} unless Kaggle has this content: commit {made.commit[:12]}")
+        for path in sorted(folder.iterdir()):
+            _say(f"  {path.name}  {path.stat().st_size / 1e6:.2f} MB")
+    return 0
+
+
+def _stage_to(args: argparse.Namespace) -> int:
+    """For an upload by hand: needs no credentials."""
+    if args.to.exists() and any(args.to.iterdir()):
+        raise KelronError(f"{args.to} holds files: name an empty folder")
+    made = library.stage_library(args.project, args.to, owner=OWNER, dirty=args.dirty, wheels=args.wheels, say=_say)
+    _say(f"upload what is in {made.folder}, but dataset-metadata.json, as a private dataset named {made.slug}")
+    return 0
+
+
+def _push(args: argparse.Namespace) -> int:
+    chain = _chain(args)
+    for kernel in args.kernels:
+        view = chain.look()
+        if kernel in TRAINING and any(one.kernel in TRAINING for one in view.active):
+            raise KelronError(f"a training session of this run is active ({view.active[0].ref}): one at a time")
+        if args.dry_run:
+            outputs = ", ".join(chain.outputs(view, kernel)) or "nothing"
+            most = timeout_of(kernel, chain.config)
+            _say(f"would push {chain.ref(kernel)} for at most {most} s; outputs attached: {outputs}")
+            continue
+        chain.push(view, kernel)
+        _say(f"watch it: {page_of(chain.ref(kernel))}, or scripts/push_kernels.sh logs -f {kernel}")
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    chain = _chain(args)
+    if args.dry_run:
+        _say("would ask Kaggle for the run's kernels")
+        return 0
+    view = chain.look()
+    _say(f"run begun {view.begun}{', stopped' if view.stopped else ''}" if view.begun else "no run on Kaggle yet")
+    for pushed in view.pushed.values():
+        words = pushed.session.status if pushed.session.active else "\n".join(ending(pushed))
+        _say(f"{pushed.kernel}: {words if not pushed.session.active else f'{pushed.ref} is {words}'}")
+    step = chain.next(view)
+    _say(f"next: {step.kind} {step.kernel} {step.why}".rstrip())
+    return 0
+
+
+def _logs(args: argparse.Namespace) -> int:
+    chain = _chain(args)
+    ref = chain.ref(args.kernel)
+    if args.dry_run:
+        _say(f"would read the log of {ref}")
+    elif args.follow:
+        follow(chain.kaggle, ref, _say)
+    else:
+        lines = chain.kaggle.output(ref).last_lines(10**9)
+        _say("\n".join(lines) if lines else f"the log of {ref} is empty: it has not begun, or Kaggle lost it")
+    return 0
+
+
+def _output(args: argparse.Namespace) -> int:
+    chain = _chain(args)
+    ref, folder = chain.ref(args.kernel), args.to or chain.options.results / args.kernel
+    if args.dry_run:
+        _say(f"would download the output of {ref} to {folder}")
+        return 0
+    files = chain.kaggle.output(ref).files
+    if not files:
+        raise KelronError(f"{ref} has no output: `status` says how its session ended")
+    top = folder.resolve()
+    for number, (name, address) in enumerate(sorted(files.items()), 1):
+        if not (target := (top / name).resolve()).is_relative_to(top):
+            raise KelronError(f"{ref} names a file outside its output ({name}): nothing more is downloaded")
+        _say(f"[{number}/{len(files)}] {name}")
+        chain.kaggle.fetch(address, target)
+    _say(f"in {folder}")
+    return 0
+
+
+def _quota(args: argparse.Namespace) -> int:
+    if args.dry_run:
+        _say("would ask Kaggle for the week's GPU hours")
+        return 0
+    quota = Kaggle(say=_say).quota()
+    if quota is None:
+        raise KelronError("Kaggle does not tell the quota: it appears once your phone number is verified")
+    refresh = f", renewed {quota.refresh:%A %d %B %H:%M} UTC" if quota.refresh else ""
+    _say(f"GPU: {quota.used:.1f} of {quota.total:.0f} h used this week, {quota.left:.1f} h left{refresh}")
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    chain = _chain(args)
+    if args.dry_run:
+        view = chain.look()
+        step = chain.next(view)
+        _say(f"next: {step.kind} {step.kernel} {step.why}".rstrip())
+        held = chain.gate(view, "train")
+        _say(held.line if held else "")
+        return 0
+    if args.go_on:
+        _mark(chain, "")
+    folder = chain.run()
+    if (folder / "scoreboard.json").is_file() and (folder / "report.html").is_file():
+        _say(scoreboard(folder))
+        _say(f"report: {folder / 'report.html'}")
+        if not args.no_open:
+            webbrowser.open((folder / "report.html").as_uri())
+    return 0
+
+
+def _stop(args: argparse.Namespace) -> int:
+    chain = _chain(args)
+    if args.dry_run:
+        _say(f"would save {chain.kaggle.owner}/{stop_slug(args.name)}, which keeps every `run` from pushing on")
+        return 0
+    _mark(chain, datetime.now(UTC).isoformat(timespec="seconds"))
+    _say("stopped: no `run`, here or elsewhere, pushes another session of this run; `run --go-on` does again")
+    for pushed in chain.look().active:
+        state = pushed.session.status.lower()
+        _say(f"{pushed.ref} is still {state} and ends by its budget, with a checkpoint. Kaggle's API cannot cancel it;")
+        _say(f"to end it now: Cancel Run at {page_of(pushed.ref)}")
+    return 0
+
+
+def _mark(chain: Chain, when: str) -> None:
+    with TemporaryDirectory(prefix="kelron-stop-") as scratch:
+        stage_stop(Path(scratch), owner=chain.kaggle.owner, name=chain.options.name, when=when)
+        answer = chain.kaggle.tried("save the stop mark", lambda: chain.kaggle.save_only(Path(scratch)))
+    if answer is None or answer.error:
+        raise KelronError(f"Kaggle refused the stop mark: {answer.error if answer else 'without a reason'}")
+
+
+def _secret(args: argparse.Namespace) -> int:
+    kaggle = Kaggle(say=_say)
+    if args.dry_run:
+        _say(f"would {'delete' if args.delete else 'create'} the private dataset {kaggle.owner}/{secret.SLUG}")
+    elif args.delete:
+        there = secret.forget_token(kaggle)
+        _say("deleted; revoke the token, too, if it is not needed" if there else "there is none")
+    else:
+        _say(secret.SCOPE)
+        _say(f"the token is in the private dataset {secret.keep_token(kaggle, secret.ask_token())}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="push_kernels.sh", description="Kelron on Kaggle, from a laptop.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, run: object, text: str) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        added.add_argument("--dry-run", action="store_true", help="say what would be done and change nothing")
+        added.add_argument("--project", type=Path, default=PACKAGE_ROOT, help=argparse.SUPPRESS)
+        added.add_argument("--preset", default="kelron-14b-t4x2", help=f"one of {', '.join(PRESETS)} (%(default)s)")
+        added.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override a value")
+        added.add_argument("--name", default=NAME, help="the run's name, the first word of its kernels (%(default)s)")
+        return added
+
+    def staging(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--dirty", action="store_true", help="stage changes that are not committed, marked so")
+        parser.add_argument("--wheels", type=Path, help="a folder that holds the pinned wheels (default: download)")
+
+    stage = verb("stage", _stage, "make the library dataset and upload it, if its content changed")
+    stage.add_argument("--to", type=Path, metavar="DIR", help="leave its files in an empty folder, and upload nothing")
+    staging(stage)
+    push = verb("push", _push, "push kernels, each of which starts a session")
+    push.add_argument("kernels", nargs="+", choices=CHOICES, metavar="KERNEL", help=", ".join(CHOICES))
+    staging(push)
+    verb("status", _status, "where the run stands")
+    logs = verb("logs", _logs, "a session's log")
+    logs.add_argument("kernel", choices=CHOICES, metavar="KERNEL")
+    logs.add_argument("-f", "--follow", action="store_true", help="as it is written, until the session ends")
+    output = verb("output", _output, "download what a session left")
+    output.add_argument("kernel", choices=CHOICES, metavar="KERNEL")
+    output.add_argument("--to", type=Path, help="where to (default: runs/kaggle/NAME/KERNEL)")
+    verb("quota", _quota, "the week's GPU hours")
+    _add_run(verb("run", _run, "session after session until the run is finished and its report is here"), staging)
+    verb("stop", _stop, "push no more sessions of this run")
+    key = verb("secret", _secret, "keep the Hub's token in a private dataset that pushed kernels can read")
+    key.add_argument("--delete", action="store_true", help="delete it again")
+    return parser
+
+
+def _add_run(run: argparse.ArgumentParser, staging: object) -> None:
+    assert callable(staging)
+    staging(run)
+    run.add_argument("--preflight", action="store_true", help="check and measure on Kaggle first")
+    run.add_argument("--fresh", action="store_true", help="begin anew; say it once")
+    run.add_argument("--now", action="store_true", help="do not wait for the quota: a shortened session")
+    run.add_argument("--go-on", action="store_true", help="go on with a run that was stopped")
+    run.add_argument("--once", action="store_true", help="one look and one push at most, for a scheduler")
+    run.add_argument("--restage", action="store_true", help="go on with this clone's library instead of the run's")
+    run.add_argument("--no-open", action="store_true", help="do not open the report")
+    run.add_argument(
+        "--give-up-after",
+        dest="most",
+        type=_positive,
+        default=3,
+        metavar="N",
+        help="sessions without progress (%(default)s)",
+    )
+    run.add_argument("--poll", type=float, default=60.0, metavar="SECONDS", help="between two looks (%(default)s)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return int(text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb and return its exit code."""
+    args = _parser().parse_args(arguments)
+    try:
+        code: int = args.run(args)
+        return code
+    except KelronError as error:
+        print(f"push_kernels.sh: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("push_kernels.sh: interrupted; what runs on Kaggle goes on, and `run` finds it again", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if (full := no_space(error)) is None:
+            raise
+        print(f"push_kernels.sh: {full}", file=sys.stderr)
+        return full.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,288 @@
+"""The chain: session after session until the run is finished, then the evaluation and its report.
+
+Each turn looks at Kaggle and the store, decides, and acts once. It can be killed between any two requests and started
+again, on this laptop or another, or be run once an hour by a scheduler.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kelron_lib.config import RunConfig, config_hash
+from kelron_lib.errors import KelronError, RunFailed
+from kelron_lib.hub_store import SCHEME as HUB_SCHEME
+from kelron_lib.kaggle_ops import library
+from kelron_lib.kaggle_ops.client import Kaggle, KaggleError
+from kelron_lib.kaggle_ops.decide import DONE, PUSH, STOP, WAIT, Step, decide, ending, fruitless_after, source_of
+from kelron_lib.kaggle_ops.kernels import TRAINING, Kernel, Record, read_kernels, stage_kernel, stop_slug, timeout_of
+from kelron_lib.kaggle_ops.push import NoQuota, Refused, page_of, push
+from kelron_lib.kaggle_ops.quota import Gate, gate, need
+from kelron_lib.kaggle_ops.secret import token_dataset
+from kelron_lib.kaggle_ops.state import Pushed, View, look
+from kelron_lib.manifest import LATEST, Pointer
+from kelron_lib.runtime import exclusive, read_json
+from kelron_lib.store import DamagedFile, MissingFile
+from kelron_lib.stores import open_store
+
+RUN = "runs/kelron"
+"""The run's folder in a session, relative to /kaggle/working."""
+OUTAGE_WAIT = 300.0
+"""Seconds until the next turn where Kaggle could not be reached: a laptop that slept comes back so."""
+BACKOFF = (1.0, 1.0, 2.0, 5.0)
+"""Times `Options.poll`, after so many refusals in a row."""
+RESULTS = ("report.html", "scoreboard.json")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a chain goes about it."""
+
+    project: Path
+    overrides: Sequence[str] = ()
+    """Texts like those of --set, which the notebooks get."""
+    name: str = "Kelron"
+    preflight: bool = False
+    fresh: bool = False
+    now: bool = False
+    once: bool = False
+    """One turn, without waiting: for a scheduler."""
+    dirty: bool = False
+    wheels: Path | None = None
+    restage: bool = False
+    most: int = 3
+    """Sessions in a row without progress after which it stops."""
+    poll: float = 60.0
+
+    @property
+    def results(self) -> Path:
+        """Where the report goes."""
+        return self.project / "runs" / "kaggle" / self.name.lower()
+
+
+class Chain:
+    """A run on Kaggle, driven from here."""
+
+    def __init__(self, kaggle: Kaggle, config: RunConfig, options: Options) -> None:
+        self.kaggle, self.config, self.options = kaggle, config, options
+        self.kernels: dict[str, Kernel] = read_kernels(options.project, options.name)
+        self.begun = ""
+        """When the run began that this process pushes for; empty until it is known."""
+        self._library = ""
+        self._refusals = 0
+        self._known: dict[tuple[str, int], Pushed] = {}
+
+    # --- looking ---
+
+    def look(self) -> View:
+        """Where the run stands; with `fresh`, until something of it is pushed, a run that is yet to begin."""
+        fresh = self.options.fresh and not self.begun
+        slug = stop_slug(self.options.name)
+        view = look(self.kaggle, self.kernels, self.config, slug, any_config=fresh, known=self._known)
+        return View("", {}, (*(one.ref for one in view.active), *view.foreign)) if fresh else view
+
+    def known_step(self) -> int:
+        """The newest step in a store on the Hub; 0 for a store in outputs, and where this laptop may not read it."""
+        if not self.config.store.url.startswith(HUB_SCHEME):
+            return 0
+        try:
+            return Pointer.decode(open_store(self.config.store.url).read_bytes(LATEST)).step
+        except (MissingFile, DamagedFile):
+            return 0
+        except KelronError as error:
+            self.kaggle.say(f"the store cannot be read from here ({error}); the sessions' status files count")
+            return 0
+
+    def next(self, view: View) -> Step:
+        """What is to be done."""
+        options = self.options
+        return decide(view, preflight=options.preflight, most=options.most, known_step=self.known_step())
+
+    def gate(self, view: View, kernel: str) -> Gate | None:
+        """Whether the quota lets a kernel start; None for those that are not held by it."""
+        if kernel not in TRAINING:
+            return None
+        training, checked = view.training, view.pushed.get("preflight")
+        wanted = need(self.config, training.status if training else None, checked.found if checked else None)
+        quota = self.kaggle.quota() if wanted is not None else None
+        return gate(self.config, wanted, quota, now=self.options.now, today=datetime.now(UTC))
+
+    # --- acting ---
+
+    def run(self) -> Path:
+        """Turn after turn until the report is here; the report's folder. Raises RunFailed where it stops before."""
+        with exclusive(self.options.results, "run"):
+            said = ""
+            while True:
+                step = self._turn_or_outage()
+                if step.kind == DONE:
+                    return self.fetch_results(step)
+                if step.kind == STOP:
+                    raise RunFailed("\n".join([step.why, *(ending(step.about) if step.about else [])]))
+                if step.why != said:
+                    self.kaggle.say(f"{step.kernel or 'waiting'}: {step.why}")
+                    said = step.why
+                if self.options.once:
+                    return self.options.results
+                self.kaggle.sleep(self.options.poll * BACKOFF[min(self._refusals, len(BACKOFF) - 1)])
+
+    def _turn_or_outage(self) -> Step:
+        try:
+            return self.turn()
+        except KaggleError as error:
+            if self.options.once or not error.passing:
+                raise
+            self.kaggle.sleep(OUTAGE_WAIT)
+            return Step(WAIT, why=str(error))
+
+    def turn(self) -> Step:
+        """Look, decide, act; what was done."""
+        view = self.look()
+        step = self.next(view)
+        if step.kind != PUSH:
+            return step
+        held = self.gate(view, step.kernel)
+        if held is not None and not held.start:
+            return Step(WAIT, step.kernel, held.line, step.about)
+        for line in (*(ending(step.about) if step.about else ()), *((held.line,) if held else ())):
+            self.kaggle.say(line)
+        try:
+            self.push(view, step.kernel, budget=held.budget if held else None, patience=0.0)
+        except NoQuota as refusal:
+            return Step(WAIT, step.kernel, f"{refusal}: it waits for the quota", step.about)
+        except Refused as refusal:
+            self._refusals += 1
+            if not refusal.busy and self._refusals >= self.options.most:
+                raise
+            return Step(WAIT, step.kernel, str(refusal), step.about)
+        self._refusals = 0
+        return Step(WAIT, step.kernel, f"{step.why}: {page_of(self.ref(step.kernel))}")
+
+    def ref(self, kernel: str) -> str:
+        """OWNER/SLUG of a kernel."""
+        return f"{self.kaggle.owner}/{self.kernels[kernel].slug}"
+
+    def push(self, view: View, kernel: str, *, budget: float | None = None, patience: float = 900.0) -> None:
+        """Stage and push one kernel with what it needs attached. `budget`: seconds of a shortened
+        session; `patience`: seconds to wait where no session can be had."""
+        commit = self.ensure_library(view)
+        self.begun = self.begun or view.begun or datetime.now(UTC).isoformat(timespec="seconds")
+        record = self.record(view, kernel, commit)
+        overrides = [*self.options.overrides]
+        if budget is not None:
+            overrides.append(f"session.budget_seconds={budget:.0f}")
+        parameters: dict[str, Any] = {"PRESET": self.config.preset, "RUN": RUN, "OVERRIDES": overrides}
+        if kernel == "train" and record.fresh and view.training is None and self.config.store.url:
+            parameters["FRESH"] = True
+        with tempfile.TemporaryDirectory(prefix="kelron-push-") as scratch:
+            stage_kernel(
+                self.kernels[kernel],
+                Path(scratch),
+                owner=self.kaggle.owner,
+                config=self.config,
+                parameters=parameters,
+                record=record,
+                datasets=self.datasets(),
+                outputs=self.outputs(view, kernel),
+            )
+            timeout = timeout_of(kernel, self.config)
+            arrived = push(self.kaggle, Path(scratch), self.ref(kernel), record, timeout, patience=patience)
+        self.kaggle.say(f"pushed {arrived.ref}, version {arrived.version}")
+
+    def record(self, view: View, kernel: str, commit: str) -> Record:
+        """What the push writes down for later turns."""
+        fresh = self.options.fresh or any(one.record.fresh for one in view.pushed.values())
+        about: dict[str, Any] = {
+            "begun": self.begun,
+            "config": config_hash(self.config),
+            "library": commit,
+            "fresh": fresh,
+        }
+        training, found = view.training, view.pushed.get(kernel)
+        if kernel not in TRAINING:
+            return Record(number=found.record.number + 1 if found else 1, **about)
+        if training is None:
+            return Record(**about)
+        known = self.known_step()
+        return Record(
+            number=training.record.number + 1,
+            step=max(training.step, known),
+            fruitless=fruitless_after(training, known),
+            source=source_of(training),
+            **about,
+        )
+
+    def datasets(self) -> list[str]:
+        """What every kernel attaches: the library, and the token where the store needs one."""
+        attached = [f"{self.kaggle.owner}/{library.dataset_slug(self.options.project)}"]
+        if self.config.store.url.startswith(HUB_SCHEME) and (token := token_dataset(self.kaggle)):
+            attached.append(token)
+        return attached
+
+    def outputs(self, view: View, kernel: str) -> list[str]:
+        """The outputs that a kernel attaches: the dataset's, the newest checkpoint's, or the finished run's."""
+        training, found = view.training, []
+        if kernel == "train" and "data" in view.pushed:
+            found.append(("data", view.pushed["data"].version))
+        if kernel in ("resume", "resume-b") and training is not None and (source := source_of(training)):
+            name, _, version = source.partition("/")
+            found.append((name, int(version)))
+        if kernel == "evaluate" and training is not None:
+            found.append((training.kernel, training.version))
+        return [self._attached(view, name, version) for name, version in found]
+
+    def _attached(self, view: View, kernel: str, version: int) -> str:
+        """The newest version of an output is attached by its kernel's name alone, an older one by its number too."""
+        newest = view.pushed[kernel].version if kernel in view.pushed else 0
+        return self.ref(kernel) if version == newest else f"{self.ref(kernel)}/{version}"
+
+    def ensure_library(self, view: View) -> str:
+        """The commit of the library on Kaggle: a run keeps the one that it began with, unless told to restage."""
+        if not self._library:
+            ref = f"{self.kaggle.owner}/{library.dataset_slug(self.options.project)}"
+            there = library.on_kaggle(self.kaggle, ref) if view.begun and not self.options.restage else None
+            if there is None:
+                self._library = self.stage()
+            else:
+                self._library = str(there["commit"])
+                if there["content"] != library.content_of(self.options.project):
+                    self.kaggle.say(
+                        f"the run goes on with the library it has ({self._library[:12]}); --restage renews it"
+                    )
+        return self._library
+
+    def stage(self) -> str:
+        """Make the library and have Kaggle hold it; its commit."""
+        with tempfile.TemporaryDirectory(prefix="kelron-library-") as scratch:
+            made = library.stage_library(
+                self.options.project,
+                Path(scratch) / "library",
+                owner=self.kaggle.owner,
+                dirty=self.options.dirty,
+                wheels=self.options.wheels,
+                say=self.kaggle.say,
+            )
+            sent = library.upload_library(self.kaggle, made)
+        words = "uploaded and ready" if sent else "is on Kaggle already"
+        self.kaggle.say(f"library: commit {made.commit[:12]}{' (dirty)' if made.dirty else ''} {words}")
+        return made.commit
+
+    def fetch_results(self, step: Step) -> Path:
+        """Download the report; its folder."""
+        assert step.about is not None
+        output = self.kaggle.output(step.about.ref, step.about.version)  # addresses that were just signed
+        for name in RESULTS:
+            if (path := output.path_of(name)) is not None:
+                self.kaggle.fetch(output.files[path], self.options.results / name)
+        return self.options.results
+
+
+def scoreboard(folder: Path) -> str:
+    """The scoreboard in a results folder, as text."""
+    from kelron_lib.evaluate import scoreboard_table
+
+    return scoreboard_table(read_json(folder / "scoreboard.json"))

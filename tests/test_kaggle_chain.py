@@ -1,0 +1,436 @@
+"""The chain against the stand-in, whose sessions play a script: what is pushed when, whatever happens in between."""
+
+import json
+import random
+import threading
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+import kaggle_image
+import pytest
+from kaggle_image import ROOT
+from kaggle_stand_in import USER, use_client
+from kaggle_world import Played, World
+
+from kelron_lib.config import resolve
+from kelron_lib.errors import KelronError, RunFailed
+from kelron_lib.kaggle_ops import __main__ as command_line
+from kelron_lib.kaggle_ops import chain as chain_module
+from kelron_lib.kaggle_ops.chain import Chain, Options
+from kelron_lib.kaggle_ops.client import Kaggle, KaggleError
+from kelron_lib.kaggle_ops.library import Library, upload_library
+from kelron_lib.manifest import Pointer, step_folder
+from kelron_lib.session import make_status
+
+TOTAL = 100
+RUN = "runs/kelron"
+DATA, TRAIN, RESUME, RESUME_B, EVALUATE = (
+    "kelron-01-data",
+    "kelron-02-train",
+    "kelron-03-resume",
+    "kelron-03-resume-b",
+    "kelron-04-evaluate",
+)
+
+
+def pointer(step):
+    return Pointer(step, step_folder(step), "0" * 64).encode()
+
+
+class Script:
+    """Plays sessions: `outcomes` says how each training session ends, in order; data and evaluation succeed unless
+    `failing` names them. A training session goes on from the store that is mounted and makes 40 steps."""
+
+    def __init__(self, outcomes=(), failing=(), ready=True, seconds=0.0, hub=None):
+        self.outcomes, self.failing, self.ready, self.seconds = list(outcomes), list(failing), ready, seconds
+        self.hub, self.began = hub, []
+
+    def __call__(self, world, ref, version):
+        kind = "kelron-" + ref.rpartition("/")[2].partition("-")[2]
+        mounted = world.mounted(version)
+        time.sleep(self.seconds)
+        if not any("kelron-library" in place for place in mounted):
+            return Played("ERROR", log="AssertionError: attach the dataset kelron-library to this notebook\n")
+        if kind in self.failing:
+            self.failing.remove(kind)
+            return Played("ERROR", log="Traceback\nKelronError: so it went\n")
+        if kind.endswith("preflight"):
+            return Played(files={f"{RUN}/preflight.json": json.dumps({"ready": self.ready}).encode()})
+        if kind == DATA:
+            return Played(files={f"{RUN}/data/quality.json": b"{}", f"{RUN}/data/train.jsonl": b"{}"})
+        if kind == EVALUATE:
+            assert any(f"{RUN}/adapter/adapter_config.json" in files for files in mounted.values()), "no adapter"
+            return Played(files={f"{RUN}/report.html": b"<p>report", f"{RUN}/scoreboard.json": b"{}"})
+        return self.train(kind, mounted)
+
+    def train(self, kind, mounted):
+        steps = [
+            Pointer.decode(content).step
+            for files in mounted.values()
+            for name, content in files.items()
+            if name.endswith("store/LATEST.json")
+        ]
+        start = self.hub[-1] if self.hub else max(steps, default=0)
+        self.began.append(start)
+        if kind == TRAIN and not self.hub:
+            assert any(f"{RUN}/data/train.jsonl" in files for files in mounted.values()), "no dataset"
+        outcome = self.outcomes.pop(0) if self.outcomes else "ok"
+        step = min(TOTAL, start + 40)
+        state = "finished" if step == TOTAL else "budget"
+        status = make_status(state, "so it went", first_step=start, step=step, total_steps=TOTAL, seconds=3600.0)
+        files = {f"{RUN}/status.json": json.dumps(asdict(status)).encode()}
+        if self.hub is None:
+            files[f"{RUN}/store/LATEST.json"] = pointer(step)
+        if step == TOTAL:
+            files[f"{RUN}/adapter/adapter_config.json"] = b"{}"
+        if self.hub is not None and outcome in ("ok", "killed"):
+            self.hub.append(step)
+        if outcome == "ok":
+            return Played(files=files, log="trained\n")
+        if outcome == "error":
+            failed = make_status("failed", "a bug", first_step=start, step=start, total_steps=0, seconds=9.0)
+            return Played(
+                "ERROR",
+                {f"{RUN}/status.json": json.dumps(asdict(failed)).encode()},
+                log="step 1\nValueError: a bug\n",
+                message="it raised",
+            )
+        if outcome == "killed":
+            return Played("CANCEL_ACKNOWLEDGED", message="exceeded the max allowed execution duration")
+        assert outcome == "empty", outcome
+        return Played("COMPLETE")
+
+
+@pytest.fixture
+def prepared(monkeypatch, tmp_path):
+    """No notebook runs here, so the library may be next to nothing."""
+    folder = tmp_path / "library"
+    folder.mkdir()
+    kaggle_image.write_wheel(folder, "kelron", "0.1.0", {})
+    (folder / "kelron-library.json").write_text(json.dumps({"content": "c", "commit": "0123456789abcdef"}))
+    metadata = {"id": f"{USER}/kelron-library", "title": "Kelron Library", "licenses": [{"name": "other"}]}
+    (folder / "dataset-metadata.json").write_text(json.dumps(metadata))
+
+    def stage(self):
+        upload_library(self.kaggle, Library(folder, "kelron-library", "c", "0123456789abcdef", False))
+        return "0123456789abcdef"
+
+    monkeypatch.setattr(Chain, "stage", stage)
+    monkeypatch.setattr(Options, "results", tmp_path / "results")
+
+
+@pytest.fixture
+def start(monkeypatch, prepared):
+    """A world with a script, and a function that makes a chain on it."""
+    worlds = []
+
+    def begin(script, **changes):
+        world = World(script, **changes)
+        worlds.append(world.__enter__())
+        use_client(monkeypatch, world)
+
+        def chain(preset="tiny-cpu", overrides=(), **options):
+            said = []
+            kaggle = Kaggle(say=said.append, sleep=lambda seconds: time.sleep(0.01))
+            made = Chain(kaggle, resolve(preset, overrides), Options(ROOT, tuple(overrides), **options))
+            made.said = said
+            return made
+
+        return world, chain
+
+    yield begin
+    for world in worlds:
+        world.__exit__()
+
+
+def pushes(world):
+    return [
+        f"{v.asked['slug'].rpartition('/')[2]}:{v.record.step}"
+        for v in world.history(DATA, TRAIN, RESUME, RESUME_B, EVALUATE)
+    ]
+
+
+def test_sessions_follow_each_other_until_the_report_is_here(start, tmp_path):
+    script = Script()
+    world, chain = start(script)
+    folder = chain().run()
+    assert (folder / "report.html").read_bytes() == b"<p>report"
+    assert pushes(world) == [f"{DATA}:0", f"{TRAIN}:0", f"{RESUME}:40", f"{RESUME_B}:80", f"{EVALUATE}:0"]
+    assert script.began == [0, 40, 80]
+    resume, resume_b = world.versions(RESUME)[0], world.versions(RESUME_B)[0]
+    assert (resume.asked["kernelDataSources"], resume_b.asked["kernelDataSources"]) == (
+        [f"{USER}/{TRAIN}"],
+        [f"{USER}/{RESUME}"],
+    )
+    assert {v.asked["sessionTimeoutSeconds"] for v in world.history(DATA)} == {3600}
+    requests = len(world.requests)
+    assert chain().run() == folder  # once more only fetches
+    assert not any(method == "SaveKernel" for method, _ in world.requests[requests:])
+
+
+@pytest.mark.parametrize("outcome", ["error", "killed", "empty"])
+def test_a_session_that_leaves_nothing_is_followed_by_one_from_the_last_checkpoint(outcome, start):
+    script = Script(["ok", outcome, "ok", outcome, outcome, "ok"])
+    world, chain = start(script)
+    running = chain()
+    running.run()
+    assert script.began == [0, 40, 40, 80, 80, 80]
+    assert pushes(world)[1:-1] == [
+        f"{TRAIN}:0",
+        f"{RESUME}:40",
+        f"{RESUME}:40",
+        f"{RESUME_B}:80",
+        f"{RESUME_B}:80",
+        f"{RESUME_B}:80",
+    ]
+    told = "\n".join(running.said)
+    assert {"error": "ValueError: a bug", "killed": "max allowed execution", "empty": "its log is empty"}[
+        outcome
+    ] in told
+
+
+def test_an_older_output_is_attached_by_its_version(start):
+    """resume's first session keeps a step, its second is of a later turn and keeps none."""
+    script = Script(["ok", "ok", "ok"])
+    world, chain = start(script)
+    running = chain()
+    while len(world.history(RESUME)) < 1:
+        running.turn()
+    world.wait()
+    view = running.look()
+    assert running.outputs(view, "resume-b") == [f"{USER}/{RESUME}"]
+    world.save_kernel(
+        {"slug": f"{USER}/{RESUME}", "newTitle": "Kelron 03 Resume", "text": world.versions(RESUME)[0].asked["text"]}
+    )
+    world.versions(RESUME)[-1].status = "COMPLETE"
+    world.wait()
+    world.versions(RESUME)[-1].files = {}
+    view = running.look()
+    assert running._attached(view, "resume", 1) == f"{USER}/{RESUME}/1"
+    assert running._attached(view, "resume", 2) == f"{USER}/{RESUME}"
+
+
+def test_sessions_without_progress_end_it_with_the_last_lines(start):
+    script = Script(["ok", *["error"] * 9])
+    world, chain = start(script)
+    with pytest.raises(RunFailed) as caught:
+        chain(most=4).run()
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "4 sessions in a row brought no step"
+    assert lines[1] == f"{USER}/{RESUME} version 4 ended as ERROR (it raised); failed at step 40: a bug"
+    assert lines[2:] == ["  | step 1", "  | ValueError: a bug"]
+    assert len(world.history(RESUME)) == 4
+    with pytest.raises(RunFailed, match="4 sessions in a row"):  # and again, for as long as it is so
+        chain(most=4).run()
+    assert len(world.history(RESUME)) == 4
+
+
+def test_a_first_session_without_a_step_begins_again(start):
+    script = Script(["error", "empty"])
+    world, chain = start(script)
+    chain(most=5).run()
+    assert pushes(world)[:4] == [f"{DATA}:0", f"{TRAIN}:0", f"{TRAIN}:0", f"{TRAIN}:0"]
+
+
+@pytest.mark.parametrize("kernel", [DATA, EVALUATE])
+def test_what_has_to_succeed_once_is_tried_again_and_given_up(kernel, start):
+    world, chain = start(Script(failing=[kernel]))
+    chain().run()
+    assert len(world.history(kernel)) == 2
+    world, chain = start(Script(failing=[kernel] * 9))
+    with pytest.raises(RunFailed, match=r"(data|evaluate) failed 3 times\n(.|\n)*KelronError: so it went"):
+        chain().run()
+    assert len(world.history(kernel)) == 3
+
+
+def test_preflight_comes_first_and_holds_what_is_not_ready(start):
+    world, chain = start(Script())
+    chain(preflight=True).run()
+    assert world.history("kelron-00-preflight", DATA)[0].asked["slug"].endswith("preflight")
+    world, chain = start(Script(ready=False))
+    with pytest.raises(RunFailed, match="preflight found something that has to be mended first"):
+        chain(preflight=True).run()
+    assert not world.history(DATA)
+
+
+def test_a_refused_push_is_made_again_and_a_lasting_refusal_told(start):
+    world, chain = start(Script())
+    world.faults["SaveKernel"] = [503, "refuse:An internal error occurred.", "lost", 409, 429]
+    chain().run()
+    assert pushes(world) == [f"{DATA}:0", f"{TRAIN}:0", f"{RESUME}:40", f"{RESUME_B}:80", f"{EVALUATE}:0"]
+    world, chain = start(Script())
+    world.faults["SaveKernel"] = ["refuse:Notebook not allowed."] * 9
+    with pytest.raises(KelronError, match=r"Kaggle refused to run me/kelron-01-data: Notebook not allowed\."):
+        chain().run()
+
+
+def test_a_library_that_is_mounted_late_costs_a_session_and_no_more(start):
+    """Kaggle calls a dataset ready before its sessions see it."""
+    world, chain = start(Script(seconds=0.1), lag=0.35)
+    chain(most=9).run()
+    data = world.history(DATA)
+    assert [session.status for session in data] == ["ERROR"] * (len(data) - 1) + ["COMPLETE"]
+    assert len(data) > 1
+    assert pushes(world)[len(data) :] == [f"{TRAIN}:0", f"{RESUME}:40", f"{RESUME_B}:80", f"{EVALUATE}:0"]
+
+
+def test_an_outage_is_outlived_but_not_by_a_scheduler(start):
+    world, chain = start(Script())
+    world.faults["GetKernel"] = [503] * 20
+    chain().run()
+    world.faults["GetKernel"] = [503] * 20
+    with pytest.raises(KaggleError, match="given up after 7 tries"):
+        chain(once=True).run()
+
+
+def test_a_scheduler_makes_one_turn_at_a_time(start):
+    world, chain = start(Script())
+    turns = 0
+    while not (chain(once=True).run() / "report.html").is_file():
+        world.wait()
+        turns += 1
+    assert turns == 5
+    assert pushes(world) == [f"{DATA}:0", f"{TRAIN}:0", f"{RESUME}:40", f"{RESUME_B}:80", f"{EVALUATE}:0"]
+
+
+def test_stopped_by_hand_nothing_is_pushed_until_told_to_go_on(start, capsys):
+    world, chain = start(Script(seconds=0.3))
+    while not world.history(TRAIN):
+        chain(once=True).run()
+    assert command_line.main(["stop", "--preset", "tiny-cpu"]) == 0
+    told = capsys.readouterr().out
+    assert "stopped: no `run`" in told
+    assert "Cancel Run at https://www.kaggle.com/code/me/kelron-02-train" in told
+    world.wait()
+    with pytest.raises(RunFailed, match="the run was stopped by hand: `run --go-on`"):
+        chain().run()
+    assert pushes(world) == [f"{DATA}:0", f"{TRAIN}:0"]
+    (stop,) = world.versions("kelron-stop")
+    assert (stop.status, stop.asked["kernelExecutionType"]) == ("NEW_SCRIPT", "QUICK_SAVE")
+    command_line._mark(chain(), "")
+    chain().run()
+    assert len(pushes(world)) == 5
+
+
+def test_another_config_is_another_run(start):
+    world, chain = start(Script())
+    chain().run()
+    with pytest.raises(
+        KelronError, match=r"^Kaggle holds another run, begun .*: give it those .* or name another with"
+    ):
+        chain(overrides=["lora.r=4"]).run()
+    before = len(pushes(world))
+    time.sleep(1.1)  # runs are told apart by the second they began in
+    chain(overrides=["lora.r=4"], fresh=True).run()
+    assert len(pushes(world)) == 2 * before
+    chain(overrides=["lora.r=4"]).run()
+    assert len(pushes(world)) == 2 * before
+    chain(name="Other").run()
+    assert len(world.history("other-02-train")) == 1
+
+
+def test_the_quota_holds_the_next_session(start, monkeypatch):
+    world, chain = start(Script())
+    world.used_hours, world.refresh = 27.0, datetime(2099, 1, 3, tzinfo=UTC)
+    config = "kelron-14b-t4x2"
+    for _ in range(3):
+        chain(config, once=True).run()
+        world.wait()
+    assert pushes(world) == [f"{DATA}:0"]
+    said = chain(config, once=True)
+    said.run()
+    assert "3.0 h left until Saturday 00:00 UTC" in said.said[-1]
+    assert "a projection for two T4s" in said.said[-1]
+    chain(config, once=True, now=True).run()
+    world.wait()
+    (session,) = world.history(TRAIN)
+    assert session.parameters["OVERRIDES"] == ["session.budget_seconds=10200"]
+    assert session.asked["machineShape"] == "NvidiaTeslaT4"
+    world.used_hours = 0.0
+    world.faults["SaveKernel"] = ["refuse:You have exceeded your weekly GPU quota."]
+    waiting = chain(config, once=True)
+    waiting.run()
+    assert waiting.said[-1].endswith("weekly GPU quota.: it waits for the quota")
+
+
+def test_a_run_keeps_its_library_unless_told_otherwise(start, monkeypatch):
+    world, chain = start(Script())
+    chain(once=True).run()
+    world.wait()
+    monkeypatch.setattr(Chain, "stage", lambda self: pytest.fail("staged again"))
+    running = chain()
+    running.run()
+    assert "the run goes on with the library it has (0123456789ab); --restage renews it" in running.said
+    assert {v.record.library for v in world.history(DATA, RESUME)} == {"0123456789abcdef"}
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside: nothing may catch it."""
+
+
+def test_killed_at_any_request_it_finds_where_things_stand(start, monkeypatch):
+    """At the end the same sessions ran, and never two at once, whether or not the answer arrived before the kill."""
+    world, chain = start(Script(seconds=0.05))
+    chance = random.Random(1)
+    from requests.adapters import HTTPAdapter
+
+    send = HTTPAdapter.send
+    left = [0]
+
+    def dying(self, request, **options):
+        left[0] -= 1
+        if left[0] == 0:
+            if chance.random() < 0.5:
+                send(self, request, **options)  # done there, and never known here
+            raise Killed
+        return send(self, request, **options)
+
+    monkeypatch.setattr(HTTPAdapter, "send", dying)
+    kills = 0
+    for _ in range(200):
+        left[0] = chance.randint(1, 30)
+        try:
+            chain().run()
+            break
+        except Killed:
+            kills += 1
+    left[0] = 10**9
+    chain().run()
+    assert kills >= 5
+    assert pushes(world) == [f"{DATA}:0", f"{TRAIN}:0", f"{RESUME}:40", f"{RESUME_B}:80", f"{EVALUATE}:0"]
+    assert world.at_once == 1
+
+
+def test_two_laptops_are_told_of_each_other(start):
+    world, chain = start(Script(seconds=0.2))
+    errors = []
+
+    def drive():
+        try:
+            chain().run()
+        except KelronError as error:
+            errors.append(str(error))
+
+    threads = [threading.Thread(target=drive) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(errors) == 1
+    assert errors[0].startswith("another run (process ")
+    assert world.at_once == 1
+
+
+def test_with_a_store_on_the_hub_nothing_of_an_output_is_attached(start, monkeypatch):
+    hub = [0]
+    script = Script(["killed", "empty", "ok"], hub=hub)
+    world, chain = start(script)
+    monkeypatch.setattr(Chain, "known_step", lambda self: hub[-1])
+    store = ("store.url=hf://buckets/me/kelron/run-1",)
+    chain(overrides=store).run()
+    assert script.began == [0, 40, 40, 80]
+    assert pushes(world)[1:-1] == [f"{TRAIN}:0", f"{RESUME}:40", f"{RESUME}:40", f"{RESUME}:80"]
+    assert all(v.asked["kernelDataSources"] == [] for v in world.history(RESUME))
+    assert world.versions(RESUME)[0].parameters["OVERRIDES"] == [*store]
+    assert world.versions(RESUME)[0].parameters["RUN"] == chain_module.RUN
