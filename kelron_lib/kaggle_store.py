@@ -257,8 +257,8 @@ def sign_in() -> Any:
 
 def not_installed(error: ImportError) -> KelronError:
     return KelronError(
-        f"an output that is not mounted here takes the kaggle package ({error.name} is not installed): "
-        "pip install 'kelron[kaggle]', or attach the kernel to this notebook"
+        f"Kaggle is reached with the kaggle package ({error.name} is not installed): pip install 'kelron[kaggle]'; an "
+        "output that is attached to this notebook needs none"
     )
 
 

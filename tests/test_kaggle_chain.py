@@ -313,6 +313,20 @@ def test_stopped_by_hand_nothing_is_pushed_until_told_to_go_on(start, capsys):
     assert len(pushes(world)) == 5
 
 
+def test_at_the_end_the_scoreboard_is_printed_and_the_report_opened(start, monkeypatch, capsys):
+    _, chain = start(Script())
+    chain().run()
+    opened = []
+    monkeypatch.setattr(command_line.webbrowser, "open", opened.append)
+    monkeypatch.setattr(command_line, "scoreboard", lambda folder: "the scoreboard")
+    assert command_line.main(["run", "--preset", "tiny-cpu"]) == 0
+    report = chain().options.results / "report.html"
+    assert opened == [report.as_uri()]
+    assert capsys.readouterr().out == f"the scoreboard\nreport: {report}\n"
+    assert command_line.main(["run", "--preset", "tiny-cpu", "--no-open"]) == 0
+    assert len(opened) == 1
+
+
 def test_another_config_is_another_run(start):
     world, chain = start(Script())
     chain().run()

@@ -195,6 +195,15 @@ def test_a_source_that_was_rejected_is_an_error_although_the_session_started(ker
         kernel(datasets=[LIBRARY, "me/nothing"], outputs=["me/none-such"])
 
 
+def test_a_token_tells_who_the_user_is(world, kaggle, monkeypatch):
+    monkeypatch.delenv("KAGGLE_USERNAME")
+    monkeypatch.delenv("KAGGLE_KEY")
+    monkeypatch.setenv("KAGGLE_API_TOKEN", KEY)
+    world.faults["IntrospectToken"] = [503, 503]  # one of them while the package is imported, where it was not before
+    assert kaggle.owner == USER
+    assert kaggle.quota().total == 30.0
+
+
 def test_wrong_credentials_are_told(kernel, world, monkeypatch):
     from kagglesdk import kaggle_http_client
 

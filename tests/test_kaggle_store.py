@@ -285,7 +285,9 @@ def test_no_secret_is_ever_told(downloaded, hub):
 def test_without_the_package_it_says_what_to_install(mounts, monkeypatch):
     for name in ("kaggle", "kaggle.api.kaggle_api_extended"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(KelronError, match=r"takes the kaggle package .*: pip install 'kelron\[kaggle\]', or attach"):
+    with pytest.raises(
+        KelronError, match=r"reached with the kaggle package .*: pip install 'kelron\[kaggle\]'; an output"
+    ):
         open_store(URL, must_exist=True)
 
 

@@ -267,6 +267,8 @@ class Chain:
                 say=self.kaggle.say,
             )
             sent = library.upload_library(self.kaggle, made)
+        if sent:  # a dataset is mounted some time after it is called ready
+            self.kaggle.sleep(self.options.poll)
         words = "uploaded and ready" if sent else "is on Kaggle already"
         self.kaggle.say(f"library: commit {made.commit[:12]}{' (dirty)' if made.dirty else ''} {words}")
         return made.commit

@@ -123,7 +123,9 @@ class Kaggle:
     @cached_property
     def api(self) -> Any:
         """The package's client, signed in, whose requests do not wait for ever."""
-        api = sign_in()
+        with _explained("sign in"):
+            api = sign_in()
+        api.already_printed_version_warning = True  # it would be printed amid our own lines
         build = api.build_kaggle_client
         api.build_kaggle_client = lambda: _impatient(build())
         return api
@@ -131,7 +133,8 @@ class Kaggle:
     @cached_property
     def owner(self) -> str:
         """The user's name on Kaggle."""
-        name = str(self.api.config_values.get("username") or "")
+        api = self.tried("sign in", lambda: self.api)
+        name = str(api.config_values.get("username") or "")
         if not name:
             raise KelronError("Kaggle's credentials name no user: set KAGGLE_USERNAME beside KAGGLE_KEY")
         return name
@@ -174,7 +177,7 @@ class Kaggle:
         return self._unless_absent(f"look up {ref}", ask)
 
     def output(self, ref: str, version: int | None = None) -> Output:
-        """What a session left; nothing where there is no such kernel."""
+        """What a session left; nothing where there is no such kernel. Where a version is not known, the newest's."""
         from kagglesdk.kernels.types.kernels_api_service import ApiListKernelSessionOutputRequest
 
         def ask() -> Output:
@@ -190,7 +193,10 @@ class Kaggle:
                         return Output(files, log)
                     request.page_token = answer.next_page_token
 
-        return self._unless_absent(f"list the output of {ref}", ask) or Output()
+        found = self._unless_absent(f"list the output of {ref}", ask)
+        if found is None and version is not None:
+            return self.output(ref)
+        return found or Output()
 
     def follow(self, ref: str) -> Iterator[str]:
         """The log of a session, line by line, as it is written; the server sends it from its beginning each time.

@@ -121,7 +121,7 @@ def look(
 def _seen(kaggle: Kaggle, name: str, found: Saved, record: Record, known: dict[tuple[str, int], Pushed]) -> Pushed:
     if (found.ref, found.version) in known:
         return known[found.ref, found.version]
-    session = kaggle.session(found.ref, found.version) or Session("NEW_SCRIPT")
+    session = kaggle.session(found.ref, found.version) or kaggle.session(found.ref) or Session("NEW_SCRIPT")
     pushed = _examined(kaggle, Pushed(name, found.ref, found.version, record, session))
     if pushed.done or pushed.status is not None:
         known[found.ref, found.version] = pushed
