@@ -85,11 +85,9 @@ def remove_torchao() -> str:
     asked = run(sys.executable, "-c", REFUSED)
     if asked.returncode == 0:
         return f"torchao {version} kept"
-    if "torchao" in asked.stderr:
-        pip("uninstall", "--yes", "torchao")
-        asked = run(sys.executable, "-c", REFUSED)
-    if asked.returncode != 0:
+    if "torchao" not in asked.stderr:
         raise BootstrapError(f"peft cannot be imported: {last_line(asked.stderr)}")
+    pip("uninstall", "--yes", "torchao")
     return f"torchao {version} removed, which peft refuses"
 
 

@@ -36,7 +36,7 @@ def make_image(folder):
 
 def make_machine(folder, image, torchao=True):
     """A fresh environment on the image, as each session has one; its python. `torchao`: with the old one, which costs
-    two imports of peft."""
+    an import of peft."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     site = next((folder / "lib").glob("python*")) / "site-packages"
     (site / "image.pth").write_text(f"{image}\n")
