@@ -6,6 +6,7 @@ leaves nothing, one push is refused with an answer 200, others are answered 503,
 times at random moments. Both end with the adapter of an uninterrupted run, bit for bit.
 """
 
+import json
 import os
 import random
 import signal
@@ -18,9 +19,10 @@ import kaggle_image
 import psutil
 import pytest
 from hub_stand_in import StandIn
-from kaggle_stand_in import KEY
-from kaggle_world import Notebooks, World
+from kaggle_stand_in import KEY, USER
+from kaggle_world import Dataset, DatasetVersion, Notebooks, World
 
+from kelron_lib.kaggle_ops.library import stage_library
 from kelron_lib.manifest import LATEST, Pointer
 
 KILLS = 20
@@ -247,3 +249,45 @@ def test_only_the_run_on_the_hub_has_a_token(ways):
 def test_no_process_of_a_session_is_left(ways):
     mine = [p for p in psutil.process_iter(["cmdline"]) if "/sessions/" in " ".join(p.info["cmdline"] or ())]
     assert not [p for p in mine if any(str(way.home) in " ".join(p.info["cmdline"]) for way in ways.values())]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_by_hand_the_same_notebooks_come_to_the_same_end(image, wheels, clone, reference, tmp_path):
+    """Import, set the preset, run all; tomorrow resume from the output, here of a session that was killed."""
+    staged = stage_library(clone, tmp_path / "library", owner=USER, wheels=wheels, say=lambda line: None)
+    files = {path.name: path.read_bytes() for path in staged.folder.iterdir() if path.suffix != ".lock"}
+    play = Notebooks(
+        tmp_path / "sessions",
+        lambda folder: kaggle_image.make_machine(folder, image, torchao=False),
+        kill=lambda version, working, seconds: (
+            version.asked["newTitle"] == "My 02 train" and newest_step(working / "runs/kelron/store") > 0
+        ),
+        keeps=True,
+    )
+
+    def run_all(name, *attached):
+        asked = {"slug": f"{USER}/x", "newTitle": f"My {name}", "text": by_hand(name), "kernelDataSources": attached}
+        world.save_kernel(asked | {"datasetDataSources": [f"{USER}/kelron-library"]})
+        world.wait(300)
+        (version,) = world.versions(f"my-{name.replace('_', '-').replace(' ', '-')}")
+        return version
+
+    with World(play) as world:
+        world.datasets[f"{USER}/kelron-library"] = Dataset(True, [DatasetVersion(files, 0.0)])
+        assert run_all("01 data prep").status == "COMPLETE"
+        assert run_all("02 train", f"{USER}/my-01-data-prep").status == "CANCEL_ACKNOWLEDGED"
+        last = run_all("03 resume", f"{USER}/my-02-train")
+    assert last.status == "COMPLETE", last.lines[-5:]
+    assert any(line.startswith("store: step ") for line in last.lines)
+    assert last.files["runs/kelron/adapter/adapter_model.safetensors"] == reference
+
+
+def by_hand(name):
+    """A notebook as a person leaves it who sets the preset and the overrides in its parameters' cell."""
+    path = kaggle_image.ROOT / "notebooks" / f"{name.replace(' ', '_')}.ipynb"
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    (cell,) = [cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    source = "".join(cell["source"]).replace('PRESET = "kelron-14b-t4x2"', 'PRESET = "tiny-cpu"')
+    cell["source"] = source.replace("OVERRIDES = []", f"OVERRIDES = {[*OVERRIDES]!r}")
+    return json.dumps(notebook)
