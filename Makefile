@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fix bench soak clean
+.PHONY: help setup demo test slow lint fix bench soak clean
 
 help:  ## List the targets
 	@echo "Kelron: give an open LLM a new identity on free GPUs"
@@ -28,9 +28,16 @@ demo: $(READY)  ## The main job on the tiny preset: data, two training sessions,
 	@echo "== the whole of Kelron on two CPU cores, into runs/demo"
 	@$(BIN)/kelron demo --out runs/demo
 
+# Two at a time, by file: tests that share a trained run stay together; one thread of torch each, or they fight.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
 test: $(READY)  ## Run the tests (offline, CPU)
 	@echo "== tests"
-	@$(BIN)/python -m pytest -q
+	@$(PYTEST)
+
+slow: $(READY)  ## Run the whole runs that are too long for `make test`: kills, chains of sessions on Kaggle's stand-in
+	@echo "== slow tests"
+	@$(PYTEST) -m "slow and not gpu"
 
 lint: $(READY)  ## Check style, types and notebooks, change nothing
 	@echo "== ruff, mypy"

@@ -740,7 +740,6 @@ def test_the_worker_writes_errors_where_they_are_read(tmp_path):
     assert "cannot load" in json.loads((tmp_path / "result").read_text(encoding="utf-8"))["error"]
 
 
-@pytest.mark.slow
 def test_the_notebook_measures_the_tiny_preset(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     notebook = Path(__file__).parent.parent / "notebooks" / "00_preflight.ipynb"

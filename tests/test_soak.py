@@ -11,6 +11,7 @@ import pytest
 HERE = Path(__file__).parent
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_twenty_kills_cost_no_checkpoint_and_change_no_bit(tmp_path):
     told, report = tmp_path / "rows.json", tmp_path / "report.md"
