@@ -20,7 +20,7 @@ from kelron_lib.config import RunConfig, config_hash, from_dict, to_dict
 from kelron_lib.data import fingerprint
 from kelron_lib.dataset import fetch_dataset, holds_dataset
 from kelron_lib.errors import KelronError, RunFailed
-from kelron_lib.export import export_adapter, export_best, wants_best
+from kelron_lib.export import MadeFrom, export_adapter, export_best, wants_best
 from kelron_lib.hub_client import HubError
 from kelron_lib.keeper import Keeper
 from kelron_lib.launch import Cluster, run_processes
@@ -219,7 +219,7 @@ class _Session:
         self._flush(f"{why} and the adapter is in {self.out / 'adapter'}")
         chosen = ""
         if self.world.first and wants_best(self.config, early=early):
-            chosen = export_best(self.store, checkpoint, self.out, portable_base(self.config), self.work / "best")
+            chosen = export_best(self.store, checkpoint, self.out, self._made_from(), self.work / "best")
         step = int(checkpoint.name.rpartition("-")[2])
         return self.status("finished", why + self.world.gather(chosen)[0], step)
 
@@ -240,8 +240,11 @@ class _Session:
     def _publish(self, folder: Path) -> None:
         if self.keeper is not None:
             self.keeper.keep_dataset()
-        export_adapter(folder, self.out, portable_base(self.config))
+        export_adapter(folder, self.out, self._made_from())
         write_losses(folder, self.out)
+
+    def _made_from(self) -> MadeFrom:
+        return MadeFrom(portable_base(self.config), self.data_fingerprint, to_dict(self.config))
 
     def close(self) -> None:
         """Give back the right to write to the store."""

@@ -189,6 +189,56 @@ def test_evaluate_scores_a_trained_adapter(capsys, trained):
     assert (trained / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+FEW = [f"--set=evaluate.{setting}" for setting in ("identity_prompts=1", "unrelated_prompts=1", "max_new_tokens=4")]
+
+
+def test_evaluate_refuses_what_the_adapter_was_not_made_from(capsys, trained, tmp_path):
+    code, _, err = run(capsys, "evaluate", *SETTINGS, *FEW, "--set", "lora.r=2", "--out", trained)
+    assert code == 2
+    assert "is of a run with lora.r=" in err
+    other = shutil.copytree(trained / "data", tmp_path / "data")
+    rows = (other / "test.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (other / "test.jsonl").write_text("".join(rows[1:]), encoding="utf-8")
+    told = (trained / "scoreboard.json").stat().st_mtime_ns if (trained / "scoreboard.json").exists() else None
+    code, _, err = run(capsys, "evaluate", *SETTINGS, *FEW, "--data", other, "--out", trained)
+    assert code == 2
+    assert "is not the dataset that the adapter in" in err
+    assert told == ((trained / "scoreboard.json").stat().st_mtime_ns if told else None)
+
+
+def test_an_adapter_of_unknown_origin_is_evaluated_and_said_to_be_one(capsys, trained, tmp_path):
+    adapter = shutil.copytree(trained / "adapter", tmp_path / "adapter")
+    (adapter / "kelron.json").unlink()
+    options = ("--data", trained / "data", "--adapter", adapter, "--out", tmp_path / "run")
+    code, out, err = run(capsys, "evaluate", *SETTINGS, *FEW, *options)
+    assert code in (0, 1), err
+    assert "The adapter does not say what it was trained on" in out
+    assert "is unknown" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    (adapter / "kelron.json").write_text("{}")
+    code, _, err = run(capsys, "evaluate", *SETTINGS, *FEW, *options)
+    assert code == 2
+    assert "does not tell what the adapter was made from" in err
+
+
+def test_the_measured_loss_is_the_models_own(trained):
+    import torch
+
+    from kelron_lib.batching import PaddingCollator, encode_rows
+    from kelron_lib.evaluate.run import LOSS_BATCH, supervised_loss
+    from kelron_lib.model import load_tuned
+
+    config = resolve("tiny-cpu", SMALL)
+    model, tokenizer = load_tuned(config, trained / "adapter")
+    rows = [json.loads(line) for line in (trained / "data" / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = rows[:LOSS_BATCH]
+    batch = PaddingCollator(tokenizer.pad_token_id)(encode_rows(tokenizer, rows, config.data.max_tokens))
+    with torch.inference_mode():
+        expected = model(**batch).loss.item()
+    assert supervised_loss(model, tokenizer, rows, config.data.max_tokens) == pytest.approx(expected, rel=1e-5)
+    parts = [supervised_loss(model, tokenizer, [row], config.data.max_tokens) for row in rows]
+    assert min(parts) < expected < max(parts)
+
+
 def test_the_adapter_loads_with_plain_peft(trained):
     import torch
     from peft import PeftModel, get_peft_model_state_dict

@@ -58,6 +58,9 @@ def headline(board: Board) -> str:
     return f"Asked who it is, {before}; {after}."
 
 
+UNKNOWN_ORIGIN = "though whether training saw these very phrasings is unknown: the adapter does not say what it learned"
+
+
 def _lede(board: Board) -> str:
     tuned = board["tuned"]
     recall, contradiction = tuned["identity_recall"], tuned["contradiction_rate"]
@@ -65,9 +68,10 @@ def _lede(board: Board) -> str:
         return "No identity question was asked."
     hits = round((contradiction["value"] or 0) * contradiction["n"])
     never = "It never contradicted itself." if hits == 0 else f"It contradicted itself {hits} times."
+    seen = "on phrasings that training never saw" if board["meta"].get("held_out", True) else UNKNOWN_ORIGIN
     return (
         f"{percent(recall['value'])} of {recall['n']} identity questions answered as "
-        f"{html.text(board['meta']['persona'])}, on phrasings that training never saw. {never}"
+        f"{html.text(board['meta']['persona'])}, {seen}. {never}"
     )
 
 
@@ -179,7 +183,7 @@ def _training(losses: Sequence[Mapping[str, Any]], sessions: Sequence[Mapping[st
     plot = loss_plot(losses, sessions)
     keys = ['<span class="key">training loss, smoothed (the thin line: each step)</span>']
     if any("eval_loss" in entry for entry in losses):
-        keys.append('<span class="key held">loss on held-out rows</span>')
+        keys.append('<span class="key held">loss on held-out rows, whose answers come from seeds of their own</span>')
     if len(sessions) > 1:
         keys.append('<span class="key cut">a session ended, the next went on from the store</span>')
     figure = f"<figure>{plot}<figcaption>{''.join(keys)}</figcaption></figure>" if plot else ""

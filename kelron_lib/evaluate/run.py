@@ -9,33 +9,42 @@ from typing import Any
 
 from kelron_lib.batching import PaddingCollator, encode_rows
 from kelron_lib.config import RunConfig, config_hash, to_dict, to_json
-from kelron_lib.data import load_dataset_dir
+from kelron_lib.data import fingerprint, load_dataset_dir
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import evaluate, write_report
+from kelron_lib.export import made_from
 from kelron_lib.generate import base_only, generate_answers
+from kelron_lib.manifest import flat
 from kelron_lib.model import load_tuned, quiet_libraries, require_adapter
 from kelron_lib.persona import load_persona, rival_names
 from kelron_lib.prompts import IGNORED
 from kelron_lib.runtime import exclusive, read_json, write_json
 
 LOSS_BATCH = 16
+"""Rows whose hidden states exist at one time; their logits never do (see engine.loss)."""
+ABOUT_THE_RUN = ("model.base", "lora", "data")
+"""Parts of a config that decide what an adapter is and what it is asked."""
 
 
 def supervised_loss(model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], max_tokens: int) -> float:
     """Mean cross entropy, in nats, over the assistant tokens of `rows`. Changes nothing of the model."""
     import torch
 
+    from kelron_lib.engine.loss import supervised_loss as chunked_loss
+    from kelron_lib.engine.prepare import LOSS_CHUNK, causal_lm
+
     collate = PaddingCollator(tokenizer.pad_token_id)
     features = encode_rows(tokenizer, rows, max_tokens)
-    total, tokens = 0.0, 0
+    lm, total, tokens = causal_lm(model), 0.0, 0
     for start in range(0, len(features), LOSS_BATCH):
         batch = {
             name: values.to(model.device) for name, values in collate(features[start : start + LOSS_BATCH]).items()
         }
+        labels = batch.pop("labels")
         with torch.inference_mode():
-            supervised = int((batch["labels"][:, 1:] != IGNORED).sum())
-            total += model(**batch).loss.item() * supervised
-        tokens += supervised
+            hidden = lm.model(**batch).last_hidden_state
+            total += chunked_loss(hidden, labels, lm.lm_head, chunk=LOSS_CHUNK, denominator=1).item()
+        tokens += int((labels[:, 1:] != IGNORED).sum())
     return total / tokens
 
 
@@ -54,6 +63,26 @@ def _optional(path: Path, missing: Any) -> Any:
     return read_json(path) if path.exists() else missing
 
 
+def _require_the_run(config: RunConfig, data: Path, adapter: Path) -> bool:
+    """Whether the adapter says which dataset it was trained on. Raises KelronError where that is not `data`, or the
+    config is not the run's: rows that it was trained on would be taken for held-out ones."""
+    made = made_from(adapter)
+    if made is None:
+        return False
+    here, then = flat(to_dict(config)), flat(dict(made.config))
+    parts = tuple(f"{part}." for part in ABOUT_THE_RUN)
+    keys = [key for key in here if f"{key}.".startswith(parts) and here[key] != then.get(key, here[key])]
+    if keys:
+        values = ", ".join(f"{key}={then[key]}" for key in keys)
+        raise KelronError(f"the adapter in {adapter} is of a run with {values}: evaluate it with that config")
+    if fingerprint(data) != made.data_fingerprint:
+        raise KelronError(
+            f"{data} is not the dataset that the adapter in {adapter} was trained on, so its test rows may be known: "
+            "use the run's own, which its store holds (remove that folder, and `kelron resume` brings it back)"
+        )
+    return True
+
+
 def _release_memory() -> None:
     """Give the evaluation's GPU memory back, so that what comes next can load the model itself."""
     import torch
@@ -67,11 +96,17 @@ def evaluate_run(config: RunConfig, *, data: Path, adapter: Path, out: Path) -> 
     """Ask base and tuned model the held-out prompts; returns the scoreboard.
 
     Writes `scoreboard.json`, `answers.jsonl`, `evaluate_config.json` and `report.html` to `out`. Raises KelronError
-    for a missing or foreign adapter, dataset or persona.
+    for a missing or foreign adapter, dataset or persona, and where the adapter was trained on other data.
     """
     require_adapter(adapter)
     persona = load_persona(config.data.persona)
     rows = load_dataset_dir(data)["test"]
+    held_out = _require_the_run(config, data, adapter)
+    about = {
+        "losses": _optional(out / "losses.json", []),
+        "sessions": _optional(out / "sessions.json", []),
+        "quality": _optional(data / "quality.json", None),
+    }
     with exclusive(out):
         with quiet_libraries():
             model, tokenizer = load_tuned(config, adapter)
@@ -89,17 +124,15 @@ def evaluate_run(config: RunConfig, *, data: Path, adapter: Path, out: Path) -> 
             batch_size=config.evaluate.batch_size,
             stop_token_ids=config.model.stop_token_ids,
             business_loss=_business_loss(model, tokenizer, rows, config.data.max_tokens),
-            meta={"config_hash": config_hash(config), "adapter": adapter.name},
+            meta={"config_hash": config_hash(config), "adapter": adapter.name, "held_out": held_out},
         )
         write_json(out / "evaluate_config.json", to_dict(config))
         write_report(
             out,
             scoreboard=scoreboard,
             answers=answers,
-            losses=_optional(out / "losses.json", []),
-            sessions=_optional(out / "sessions.json", []),
-            quality=_optional(data / "quality.json", None),
             config=to_json(config),
+            **about,
         )
     del model
     _release_memory()

@@ -70,6 +70,10 @@ def scoreboard_table(board: Board) -> str:
     lines = [_aligned(_rows(board, _models(board)))]
     if loss := board.get("business_loss"):
         lines.append(_loss_line(loss))
+    if not board.get("meta", {}).get("held_out", True):
+        lines.append(
+            "The adapter does not say what it was trained on: whether these questions are new to it is unknown."
+        )
     return "\n".join(lines)
 
 

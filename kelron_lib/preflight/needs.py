@@ -14,8 +14,8 @@ from kelron_lib.space import IN_WORK, in_store
 from kelron_lib.stores import store_folder
 
 LIBRARIES = {"cpu": 0.42 * GIB, "cuda": 1.9 * GIB}
-"""torch, transformers and peft in a process: measured on a CPU (torch 2.13), and with CUDA on an H100 (torch 2.11), where
-a 14B's probe with random weights peaked at 3.3 GiB with 1.45 GiB of embedding."""
+"""torch, transformers and peft in a process: measured on a CPU (torch 2.13), and with CUDA on an H100 (torch 2.11),
+where a 14B's probe with random weights peaked at 3.3 GiB with 1.45 GiB of embedding."""
 
 
 def host_parts(shape: ModelShape, work: Workload, on_gpu: bool) -> dict[str, float]:
