@@ -141,7 +141,7 @@ def test_in_two_processes_a_change_is_accepted_and_a_fresh_start_made(cut, in_tw
         train(slower, data, tmp_path / "run", say=silent)
     train(slower, data, tmp_path / "run", accept_changes=["train.learning_rate"], say=silent)
     recorded = json.loads((tmp_path / "run" / "sessions.json").read_text())
-    changes = [{"key": "train.learning_rate", "from": 0.003, "to": 0.001, "step": step}]
+    changes = [{"key": "train.learning_rate", "from": in_two.train.learning_rate, "to": 0.001, "step": step}]
     assert [session.get("accepted") for session in recorded] == [None, changes]
     assert latest(open_store(tmp_path / "run" / "store")).changes == changes
     status = train(in_two, data, tmp_path / "run", fresh=True, say=silent)

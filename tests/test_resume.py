@@ -70,6 +70,7 @@ def test_what_cannot_be_asked_is_one_line(start, words):
 def test_a_change_is_refused_until_it_is_accepted_and_acts_at_once(run, small_config, small_data, cut, tmp_path):
     """The rate above all: the optimizer's and the scheduler's own states would bring the old one back."""
     out, step = run
+    rate = small_config.train.learning_rate
     config = apply_overrides(small_config, ["train.learning_rate=1e-3", "train.save_steps=100", "train.eval_steps=2"])
     keys = ["train.eval_steps", "train.learning_rate", "train.save_steps"]
     hint = " ".join(f"--accept-change {key}" for key in keys)
@@ -81,14 +82,14 @@ def test_a_change_is_refused_until_it_is_accepted_and_acts_at_once(run, small_co
     said = []
     status = train(config, small_data, out, accept_changes=keys, say=said.append)
     assert (status.state, status.first_step, status.step) == ("finished", step, STEPS)
-    assert f"accepted after step {step}: train.learning_rate was 0.003 and is 0.001 from now on" in said
+    assert f"accepted after step {step}: train.learning_rate was {rate} and is 0.001 from now on" in said
 
     whole = tmp_path / "whole"
     train(small_config, small_data, whole, say=silent)
     before, after = rates(whole), rates(out)
     assert [after[n] for n in range(1, step + 1)] == [before[n] for n in range(1, step + 1)]
     assert [after[n] for n in range(step + 1, STEPS + 1)] == pytest.approx(
-        [before[n] / 3 for n in range(step + 1, STEPS + 1)], rel=1e-12
+        [before[n] * 0.001 / rate for n in range(step + 1, STEPS + 1)], rel=1e-12
     )
     evaluated = [entry["step"] for entry in losses(out) if "eval_loss" in entry and entry["step"] > step]
     assert evaluated == [n for n in range(step + 1, STEPS + 1) if n % 2 == 0]
@@ -97,7 +98,7 @@ def test_a_change_is_refused_until_it_is_accepted_and_acts_at_once(run, small_co
 
     changes = [
         {"key": "train.eval_steps", "from": 3, "to": 2, "step": step},
-        {"key": "train.learning_rate", "from": 0.003, "to": 0.001, "step": step},
+        {"key": "train.learning_rate", "from": rate, "to": 0.001, "step": step},
         {"key": "train.save_steps", "from": 4, "to": 100, "step": step},
     ]
     assert [session.get("accepted") for session in sessions(out)] == [None, changes]
