@@ -45,7 +45,7 @@ def _train(args: argparse.Namespace, config: RunConfig) -> int:
         fresh=getattr(args, "fresh", False),
         cluster=cluster,
     )
-    return 0 if status.state in ("finished", "budget") else 1
+    return 0 if status.state in ("finished", "budget", "stopped") else 1
 
 
 def _evaluate(args: argparse.Namespace, config: RunConfig) -> int:

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from kelron_lib.errors import KelronError
-from kelron_lib.lease import LEASE
+from kelron_lib.lease import LEASE, STOP
 from kelron_lib.manifest import LATEST, MANIFEST
 from kelron_lib.store import Store, sha256_file
 
@@ -32,7 +32,7 @@ def set_aside(store: Store, scratch: Path) -> str:
     KelronError where the store fails or something in it cannot be read; whatever is removed was copied before.
     """
     paths = [entry.path for entry in store.list()]
-    old = [path for path in paths if not is_aside(path) and path != LEASE]
+    old = [path for path in paths if not is_aside(path) and path not in (LEASE, STOP)]
     if not old:
         return ""
     taken = {path.split("/")[0] for path in paths}

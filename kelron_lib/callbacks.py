@@ -25,12 +25,12 @@ SAFETY = 1.5
 
 
 class BudgetCallback(TrainerCallback):
-    """Ends training at the last step boundary from which the next step and the last save still fit.
+    """Ends training at the last step boundary from which the next step and the last save still fit, or at the next one
+    after the session was asked, through the store, to end.
 
     The next step is assumed to take as long as the slowest of the last ten, the last save twice as long as the
     slowest so far, and its way to the store as long as those before it took (`reserve` seconds before any did);
-    validation is added where it is due. `stopped` says whether the budget ended the run. Where several processes
-    train, one that has to stop stops them all.
+    validation is added where it is due. Where several processes train, one that has to stop stops them all.
     """
 
     def __init__(self, clock: SessionClock, reserve: float, world: World, keeper: Keeper | None = None) -> None:
@@ -38,7 +38,8 @@ class BudgetCallback(TrainerCallback):
         self.reserve = reserve
         self._keeper = keeper
         self._world = world
-        self.stopped = False
+        self.state = ""
+        """How the session ends, as in `session.Status`: `budget`, `stopped`, or empty where this ended nothing."""
         self.slowest_save = 0.0
         self._steps: deque[float] = deque(maxlen=10)
         self._evaluation = 0.0
@@ -51,10 +52,17 @@ class BudgetCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._step_ended = self.clock.elapsed()
         self._steps.append(self._step_ended - self._step_began)
-        if state.global_step < state.max_steps and self._world.any(self.clock.left() < self._cost_of_next(state)):
-            self.stopped = True
+        asked = self._keeper is not None and self._keeper.asked_to_stop
+        ends = asked or self.clock.left() < self._cost_of_next(state)
+        if state.global_step < state.max_steps and self._world.any(ends):
+            self.state = "stopped" if self._world.any(asked) else "budget"
             control.should_training_stop = True
             control.should_save = True
+
+    @property
+    def reason(self) -> str:
+        """`state` in words."""
+        return "it was asked to stop" if self.state == "stopped" else "the session's time is used"
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._evaluation = max(self._evaluation, self.clock.elapsed() - self._step_ended)

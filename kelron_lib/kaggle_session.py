@@ -18,7 +18,7 @@ from kelron_lib.dataset import ROWS, copy_dataset, holds_dataset
 from kelron_lib.errors import KelronError
 from kelron_lib.hub_store import SCHEME as HUB_SCHEME
 from kelron_lib.kaggle_mounts import folders_with, inputs, mounted_model
-from kelron_lib.lease import LEASE
+from kelron_lib.lease import LEASE, STOP
 from kelron_lib.manifest import LATEST, MANIFEST, Pointer
 from kelron_lib.runtime import read_json
 from kelron_lib.session import LOSSES_FILE, SESSIONS_FILE, STATUS_FILE, read_status
@@ -134,7 +134,7 @@ def _step(folder: Path) -> int:
 
 
 def _left_behind(folder: str, names: list[str]) -> set[str]:
-    return {name for name in names if name == LEASE or name.startswith(TEMPORARY) or is_aside(f"{name}/")}
+    return {name for name in names if name in (LEASE, STOP) or name.startswith(TEMPORARY) or is_aside(f"{name}/")}
 
 
 def _bring_results(run: Path, say: Say) -> None:

@@ -102,6 +102,11 @@ class Keeper:
         """Raise LostLease where another session writes to the store now."""
         self._writer.confirm()
 
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether somebody asked this session, through the store, to end."""
+        return self._writer.asked_to_stop
+
     def check(self) -> None:
         """Raise RunFailed where checkpoints no longer reach the store, or another session took it."""
         if self._uploader is not None:

@@ -4,6 +4,9 @@ The lease is a small file in the store that names the session and counts its hea
 seen by watching that count for a while on this machine's own steady clock: no two clocks are ever compared, so a
 clock that jumps or differs changes nothing. A session that ended well takes its lease along; the lease of one that was
 killed is taken over, at once where its process was on this machine, otherwise after the count stood still.
+
+Who may write to the store can also ask the session that holds it to end: a mark beside the lease names that session,
+which sees it at its next heartbeat. No other session heeds it, so that a mark left behind stops nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from kelron_lib.errors import KelronError
 from kelron_lib.store import DamagedFile, MissingFile, Store
 
 LEASE = "LEASE.json"
+STOP = "STOP.json"
 STALE_AFTER_BEATS = 3
 """Heartbeats that may fail to come before a session counts as gone."""
 
@@ -102,6 +106,27 @@ def read_lease(store: Store) -> Lease | None:
         raise DamagedFile(f"{LEASE} in {store.describe()} is no lease: {error}") from error
 
 
+def ask_to_stop(store: Store) -> Lease | None:
+    """Ask the session that holds a store to keep a checkpoint and end; its lease, None where none holds the store.
+
+    Raises KelronError where the store cannot be reached or written, and where its lease is damaged.
+    """
+    holder = read_lease(store)
+    if holder is not None:
+        store.write_bytes(STOP, (json.dumps({"session": holder.session}) + "\n").encode())
+    return holder
+
+
+def _session_to_stop(store: Store) -> str:
+    """The session that is asked to end; empty where none is."""
+    try:
+        return str(json.loads(store.read_bytes(STOP))["session"])
+    except MissingFile:
+        return ""
+    except (ValueError, TypeError, KeyError):  # not what `ask_to_stop` writes, so it asks nobody
+        return ""
+
+
 class Writer:
     """The right to write to a store, from `acquire` to `release`; heartbeats come from a thread of its own.
 
@@ -129,6 +154,8 @@ class Writer:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._problem: KelronError | None = None
+        self.asked_to_stop = False
+        """Whether somebody asked this session to end; seen at a heartbeat."""
 
     @classmethod
     def of(cls, store: Store) -> Writer:
@@ -210,6 +237,7 @@ class Writer:
                 self.confirm()
                 self.lease = Lease(**{**asdict(self.lease), "beat": self.lease.beat + 1})
                 self._write()
+                self.asked_to_stop = self.asked_to_stop or _session_to_stop(self.store) == self.lease.session
                 self._problem = None
             except LostLease as error:
                 self._problem = error

@@ -25,7 +25,8 @@ class Status:
     """How a session ended."""
 
     state: str
-    """`finished`, `budget` (the session's time is used: resume in the next one) or `failed`."""
+    """`finished`, `budget` (the session's time is used: resume in the next one), `stopped` (it was asked to end:
+    resume it likewise) or `failed`."""
     reason: str
     """The state in words."""
     first_step: int

@@ -205,10 +205,10 @@ class _Session:
             write_json(self.out / BEGUN_FILE, asdict(Begun(self.first_step, self.total_steps, about=self.about)))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         step = trainer.state.global_step
-        if budget.stopped and not convergence.reason:
+        if budget.state and not convergence.reason:
             left = self.total_steps - step
-            self._flush(f"the session's time is used and {left} steps are left")
-            return self.status("budget", f"the session's time is used; {left} steps are left for the next one", step)
+            self._flush(f"{budget.reason} and {left} steps are left")
+            return self.status(budget.state, f"{budget.reason}; {left} steps are left for the next one", step)
         why = convergence.reason or f"all {step} steps are done"
         return self._finish(self.work / f"checkpoint-{step}", why, early=bool(convergence.reason))
 

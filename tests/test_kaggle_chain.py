@@ -12,6 +12,7 @@ import pytest
 from kaggle_image import ROOT
 from kaggle_stand_in import USER, use_client
 from kaggle_world import Played, World
+from test_hub_store import CHANGE, Session
 
 from kelron_lib.config import resolve
 from kelron_lib.errors import KelronError, RunFailed
@@ -20,6 +21,7 @@ from kelron_lib.kaggle_ops import chain as chain_module
 from kelron_lib.kaggle_ops.chain import Chain, Options
 from kelron_lib.kaggle_ops.client import Kaggle, KaggleError
 from kelron_lib.kaggle_ops.library import Library, upload_library
+from kelron_lib.lease import Writer
 from kelron_lib.manifest import Pointer, step_folder
 from kelron_lib.session import make_status
 
@@ -311,6 +313,43 @@ def test_stopped_by_hand_nothing_is_pushed_until_told_to_go_on(start, capsys):
     command_line._mark(chain(), "")
     chain().run()
     assert len(pushes(world)) == 5
+
+
+def test_stopped_by_hand_a_session_with_a_store_on_the_hub_is_asked_to_end(start, hub, monkeypatch, capsys):
+    ended, script = threading.Event(), Script(hub=[0])
+
+    def play(world, ref, version):
+        if ref.endswith(TRAIN):
+            ended.wait(60)
+        return script(world, ref, version)
+
+    world, chain = start(play)
+    store = Session(hub, "bucket").store
+    monkeypatch.setattr(chain_module, "open_store", lambda url, **_: store)
+    options = ["--preset", "tiny-cpu", "--set", "store.url=hf://buckets/me/kelron/run-1"]
+    while not world.history(TRAIN):
+        chain(overrides=options[3:], once=True).run()
+        time.sleep(0.1)
+    assert command_line.main(["stop", *options]) == 0
+    told = capsys.readouterr().out
+    assert "it cannot be asked to end before it trains: say `stop` again then" in told
+    assert "Cancel Run at https://www.kaggle.com/code/me/kelron-02-train" in told
+    writer = Writer(Session(hub, "bucket").store, beat_seconds=0.05, stale_seconds=1, settle_seconds=0)
+    writer.acquire(lambda line: None)
+    hub.fail(CHANGE["bucket"], "status", status=403, times=10**6)  # heartbeats meet it, too
+    assert command_line.main(["stop", *options]) == 0
+    assert "it could not be asked to end: " in capsys.readouterr().out
+    hub.faults.clear()
+    assert command_line.main(["stop", *options]) == 0
+    told = capsys.readouterr().out
+    assert "was asked to end, sees it within 60 s, and keeps a checkpoint" in told
+    assert "Cancel Run" not in told
+    end = time.monotonic() + 20
+    while not writer.asked_to_stop:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    writer.release()
+    ended.set()
 
 
 def test_at_the_end_the_scoreboard_is_printed_and_the_report_opened(start, monkeypatch, capsys):

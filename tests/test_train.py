@@ -13,8 +13,10 @@ from conftest import SMALL, ticking_clock
 from kelron_lib.config import apply_overrides, to_dict
 from kelron_lib.data import fingerprint
 from kelron_lib.errors import KelronError
+from kelron_lib.lease import ask_to_stop
 from kelron_lib.runtime import exclusive
 from kelron_lib.session import make_status, read_status, write_status
+from kelron_lib.store import FolderStore
 from kelron_lib.stores import open_store
 from kelron_lib.train import train
 from kelron_lib.verify import latest, verify_store
@@ -82,6 +84,25 @@ def test_a_run_that_ends_between_two_saves_ends_bit_equal_too(off_the_grid, smal
     saved = sorted(path.name for path in (whole / "store").glob("step-*"))
     assert saved == ["step-000010", "step-000012"]
     assert losses(whole)[-1]["step"] == STEPS
+
+
+def test_a_run_that_was_asked_to_stop_goes_on_bit_equal(uninterrupted, small_config, small_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(FolderStore, "beat_seconds", 0.05)
+    told = []
+
+    def say(line):
+        if line.startswith("starting at step 0"):  # the session trains now
+            told.append(ask_to_stop(FolderStore(tmp_path / "store")))
+
+    first = train(small_config, small_data, tmp_path, say=say)
+    assert told[0] is not None
+    assert (first.state, first.first_step) == ("stopped", 0)
+    assert 0 < first.step < STEPS
+    assert first.reason == f"it was asked to stop; {STEPS - first.step} steps are left for the next one"
+    last = train(small_config, small_data, tmp_path, must_resume=True, say=silent)
+    assert (last.state, last.first_step) == ("finished", first.step)
+    assert adapter(tmp_path) == adapter(uninterrupted)
+    assert losses(tmp_path) == losses(uninterrupted)
 
 
 def assert_cut_is_bit_equal(budgets, whole, config, small_data, tmp_path):

@@ -173,14 +173,18 @@ def _run(args: argparse.Namespace) -> int:
 def _stop(args: argparse.Namespace) -> int:
     chain = _chain(args)
     if args.dry_run:
-        _say(f"would save {chain.kaggle.owner}/{stop_slug(args.name)}, which keeps every `run` from pushing on")
+        _say(f"would save {chain.kaggle.owner}/{stop_slug(args.name)}, which keeps every `run` from pushing on, and")
+        _say("would ask a session that trains with a store on the Hub to keep a checkpoint and end")
         return 0
     _mark(chain, datetime.now(UTC).isoformat(timespec="seconds"))
     _say("stopped: no `run`, here or elsewhere, pushes another session of this run; `run --go-on` does again")
     for pushed in chain.look().active:
-        state = pushed.session.status.lower()
-        _say(f"{pushed.ref} is still {state} and ends by its budget, with a checkpoint. Kaggle's API cannot cancel it;")
-        _say(f"to end it now: Cancel Run at {page_of(pushed.ref)}")
+        _say(f"{pushed.ref} is {pushed.session.status.lower()}")
+        if asked := chain.ask_to_stop(pushed.kernel):
+            _say(asked)
+            continue
+        _say("it goes on until it is done or its budget is used: Kaggle's API cannot end it. Its page can, and what it")
+        _say(f"has not kept elsewhere may be lost then: Cancel Run at {page_of(pushed.ref)}")
     return 0
 
 
@@ -238,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     output.add_argument("--to", type=Path, help="where to (default: runs/kaggle/NAME/KERNEL)")
     verb("quota", _quota, "the week's GPU hours")
     _add_run(verb("run", _run, "session after session until the run is finished and its report is here"), staging)
-    verb("stop", _stop, "push no more sessions of this run")
+    verb("stop", _stop, "push no more sessions of this run; one with a store on the Hub is asked to end, too")
     key = verb("secret", _secret, "keep the Hub's token in a private dataset that pushed kernels can read")
     key.add_argument("--delete", action="store_true", help="delete it again")
     return parser

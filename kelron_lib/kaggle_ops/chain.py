@@ -24,6 +24,7 @@ from kelron_lib.kaggle_ops.push import NoQuota, Refused, page_of, push
 from kelron_lib.kaggle_ops.quota import Gate, gate, need
 from kelron_lib.kaggle_ops.secret import token_dataset
 from kelron_lib.kaggle_ops.state import Pushed, View, look
+from kelron_lib.lease import ask_to_stop
 from kelron_lib.manifest import LATEST, Pointer
 from kelron_lib.runtime import exclusive, read_json
 from kelron_lib.store import DamagedFile, MissingFile
@@ -272,6 +273,25 @@ class Chain:
         words = "uploaded and ready" if sent else "is on Kaggle already"
         self.kaggle.say(f"library: commit {made.commit[:12]}{' (dirty)' if made.dirty else ''} {words}")
         return made.commit
+
+    def ask_to_stop(self, kernel: str) -> str:
+        """Ask the session of a kernel that trains to keep a checkpoint and end, which it sees in a store on the Hub:
+        what will come of it, in words; empty where it cannot be asked."""
+        if kernel not in TRAINING or not self.config.store.url.startswith(HUB_SCHEME):
+            return ""
+        try:
+            store = open_store(self.config.store.url, allow_foreign=self.config.store.allow_foreign)
+            holder = ask_to_stop(store)
+        except KelronError as error:
+            self.kaggle.say(f"it could not be asked to end: {error}")
+            return ""
+        if holder is None:
+            self.kaggle.say("it cannot be asked to end before it trains: say `stop` again then")
+            return ""
+        return (
+            f"the session that holds the store ({holder.describe()}) was asked to end, sees it within "
+            f"{store.beat_seconds:.0f} s, and keeps a checkpoint"
+        )
 
     def fetch_results(self, step: Step) -> Path:
         """Download the report; its folder."""
