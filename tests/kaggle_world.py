@@ -90,8 +90,8 @@ class World:
 
     def __init__(self, play, *, queue=0.0, hidden=0.0, slow=0.0, lag=0.0, layout="new", cap=None, sessions=2):
         """`queue`: seconds before a session begins; `hidden`: seconds for which a new dataset is answered 403; `slow`:
-        seconds until a version is ready; `lag`: seconds after that until it is mounted; `cap`: seconds after which a
-        session is killed; `sessions`: how many with a GPU may be active."""
+        seconds until a version is ready; `lag`: seconds after that until it is mounted; `cap`: seconds after which any
+        session is killed, as after 12 hours there; `sessions`: how many with a GPU may be active."""
         self.play, self.queue, self.hidden, self.slow, self.lag = play, queue, hidden, slow, lag
         self.layout, self.cap, self.sessions = layout, cap, sessions
         self.faults = defaultdict(list)
@@ -100,6 +100,10 @@ class World:
         self.datasets: dict[str, Dataset] = {}
         self.uploads: dict[str, tuple[str, bytes]] = {}
         self.forced_public = False
+        self.lost_models: list[str] = []
+        """Models that this user may not attach."""
+        self.unattachable = 0
+        """How many pushes to come have their datasets rejected, although they are ready."""
         self.used_hours, self.total_hours = 3.5, 30.0
         self.refresh = datetime(2026, 11, 28, tzinfo=UTC)
         self.at_once = 0
@@ -194,7 +198,10 @@ class World:
         active = [v for k in self.kernels.values() for v in k if v.status in ACTIVE]
         if runs and asked.get("enableGpu") and sum(bool(v.asked.get("enableGpu")) for v in active) >= self.sessions:
             return 200, {"error": f"Maximum batch GPU session count of {self.sessions} reached."}
-        bad_data = [r for r in asked.get("datasetDataSources", []) if not self._attachable(r)]
+        rejects = self.unattachable > 0 and bool(asked.get("datasetDataSources"))
+        self.unattachable -= rejects
+        bad_data = [r for r in asked.get("datasetDataSources", []) if rejects or not self._attachable(r)]
+        bad_models = [m for m in asked.get("modelDataSources", []) if m in self.lost_models]
         bad_kernels = [s for s in asked.get("kernelDataSources", []) if "/".join(s.split("/")[:2]) not in self.kernels]
         asked["order"] = len(self.requests)
         asked["datasetDataSources"] = [r for r in asked.get("datasetDataSources", []) if r not in bad_data]
@@ -212,6 +219,7 @@ class World:
             "versionNumber": version.number,
             "invalidDatasetSources": bad_data,
             "invalidKernelSources": bad_kernels,
+            "invalidModelSources": bad_models,
         }
 
     def _attachable(self, ref):
@@ -431,15 +439,17 @@ class _Handler(BaseHTTPRequestHandler):
 @dataclass
 class Notebooks:
     """Executes what was pushed, each in a machine of its own (`image`: a function that makes one in a folder and
-    returns its python), under `home`.
+    returns its python), under `home`. A timer kills it at the world's cap, or at the timeout that it was pushed with.
 
-    `kill(version, working, seconds)` says whether a running session is killed at this moment; `keeps` whether the
-    output of a killed one survives; `used(world, version)`, how many seconds of its budget are gone when it begins.
+    `hangs(version, working)` says whether a running session stands still from this moment on, as one whose GPU does not
+    answer; `kill(version, working)` whether it is killed before its cap; `keeps` whether the output of a killed one
+    survives; `used(world, version)`, how many seconds of its budget are gone when it begins.
     """
 
     home: Path
     image: object
     environment: dict = field(default_factory=dict)
+    hangs: object = None
     kill: object = None
     keeps: bool = False
     used: object = None
@@ -457,14 +467,25 @@ class Notebooks:
                 target.write_bytes(content)
         (root / "notebook.ipynb").write_text(version.asked["text"])
         process = self._start(world, root, working, version)
-        cap = min(float(version.asked.get("sessionTimeoutSeconds", 1e9)), world.cap or 1e9)
-        killed = False
+        cap = min(float(version.asked.get("sessionTimeoutSeconds", 12 * 3600)), world.cap or 12 * 3600)
+        killed = threading.Event()
+
+        def end():
+            killed.set()
+            signal_all(process.pid, signal.SIGKILL)
+
+        timer = threading.Timer(max(0.0, began + cap - time.monotonic()), end)
+        timer.start()
+        hung = False
         while process.poll() is None:
-            seconds = time.monotonic() - began
-            if seconds > cap or (self.kill is not None and self.kill(version, working, seconds)):
-                end_all(process.pid)
-                killed = True
+            if self.kill is not None and self.kill(version, working):
+                end()
+            if not hung and self.hangs is not None and self.hangs(version, working):
+                signal_all(process.pid, signal.SIGSTOP)
+                hung = True
             time.sleep(0.05)
+        timer.cancel()
+        seconds = time.monotonic() - began
         reader = version.reader
         reader.join(10)
         shutil.rmtree(root / "venv", ignore_errors=True)
@@ -473,8 +494,8 @@ class Notebooks:
             for path in sorted(working.rglob("*"))
             if path.is_file() and not any(p.is_symlink() for p in (path, *path.parents) if working in p.parents)
         }
-        if killed:
-            message = TIMED_OUT.format(time.monotonic() - began)
+        if killed.is_set():
+            message = TIMED_OUT.format(seconds)
             return Played("CANCEL_ACKNOWLEDGED", files if self.keeps else {}, message=message)
         return Played("COMPLETE" if process.returncode == 0 else "ERROR", files)
 
@@ -509,8 +530,8 @@ class Notebooks:
         return process
 
 
-def end_all(pid):
-    """SIGKILL to a process and all below it, which have sessions of their own."""
+def signal_all(pid, number):
+    """A signal to a process and all below it, which have sessions of their own."""
     try:
         parent = psutil.Process(pid)
         family = [*parent.children(recursive=True), parent]
@@ -518,6 +539,6 @@ def end_all(pid):
         return
     for process in family:
         try:
-            os.kill(process.pid, signal.SIGKILL)
+            os.kill(process.pid, number)
         except ProcessLookupError:
             continue
