@@ -195,6 +195,16 @@ def test_a_source_that_was_rejected_is_an_error_although_the_session_started(ker
         kernel(datasets=[LIBRARY, "me/nothing"], outputs=["me/none-such"])
 
 
+def test_a_model_that_is_not_attached_is_told_and_the_hub_takes_its_place(kernel, world, kaggle):
+    world.lost_models = read_kernels(ROOT)["train"].metadata["model_sources"]
+    config = load_preset("kelron-14b-t4x2")
+    assert kernel(config=config).version == 1
+    assert kaggle.said[-1] == (
+        "Kaggle did not attach the model qwen-lm/qwen2.5/Transformers/14b-instruct/1: the session takes the base from "
+        "the Hub instead"
+    )
+
+
 def test_a_token_tells_who_the_user_is(world, kaggle, monkeypatch):
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")

@@ -22,7 +22,6 @@ MOST_BREAKS = 5
 REJECTED = {
     "invalid_dataset_sources": "datasets",
     "invalid_kernel_sources": "outputs of kernels",
-    "invalid_model_sources": "models",
     "invalid_competition_sources": "competitions",
 }
 
@@ -34,6 +33,10 @@ class Refused(KelronError):
         super().__init__(line)
         self.busy = busy
         """Whether it has no room for a session now."""
+
+
+class Rejected(Refused):
+    """The session started without something that it needs, and is bound to fail."""
 
 
 class NoQuota(Refused):
@@ -53,7 +56,8 @@ def push(kaggle: Kaggle, folder: Path, ref: str, record: Record, timeout: int, *
     """Push a staged kernel and start its session, waiting up to `patience` seconds where all sessions are taken.
 
     A push whose answer was lost is looked for before it is sent again. Raises Refused with the server's reason, and
-    KelronError where something that the kernel attaches was rejected.
+    Rejected where a dataset or an output that the kernel attaches was rejected; without a model, the session takes the
+    base from the Hub.
     """
     waited = 0.0
     for number in range(10_000):
@@ -88,7 +92,7 @@ def _push_once(kaggle: Kaggle, folder: Path, ref: str, record: Record, timeout: 
         words = " ".join(str(answer.error if answer else "without a reason").split())
         kind = NoQuota if QUOTA.search(words) else Refused
         raise kind(f"Kaggle refused to run {ref}: {words}", busy=bool(BUSY.search(words)))
-    _check_sources(ref, answer)
+    _check_sources(ref, answer, kaggle.say)
     version = int(answer.version_number or 0)
     if before is not None and version > before.version + 1:
         kaggle.say(f"{ref} went from version {before.version} to {version}: something else pushes it, too")
@@ -102,16 +106,18 @@ def arrived(kaggle: Kaggle, ref: str, record: Record) -> bool:
     return found is not None and found.push == record.push
 
 
-def _check_sources(ref: str, answer: Any) -> None:
+def _check_sources(ref: str, answer: Any, say: Callable[[str], None]) -> None:
     """The client's command line prints some of these and none of the models, and calls the push successful."""
     wrong = [
         f"{what} {', '.join(map(str, names))}" for field, what in REJECTED.items() if (names := getattr(answer, field))
     ]
     if wrong:
-        raise KelronError(
+        raise Rejected(
             f"Kaggle started {ref} without {'; '.join(wrong)}, which it does not know or you may not use: see "
             "that they exist and are yours (a new dataset takes some minutes), then push again"
         )
+    if models := ", ".join(map(str, answer.invalid_model_sources)):
+        say(f"Kaggle did not attach the model {models}: the session takes the base from the Hub instead")
 
 
 def page_of(ref: str) -> str:
