@@ -8,10 +8,13 @@ import zipfile
 import kaggle_image
 import pytest
 from kaggle_image import ROOT, commit, copy_project
+from kaggle_stand_in import use_client
+from kaggle_world import Played, World
 
 from kelron_lib import kaggle_bootstrap
 from kelron_lib.errors import KelronError
 from kelron_lib.kaggle_ops import library
+from kelron_lib.kaggle_ops.__main__ import main
 
 LAYOUTS = ("datasets/me/kelron-library", "kelron-library")
 
@@ -150,6 +153,16 @@ def test_the_same_files_give_the_same_library_and_other_commits_do_not_matter(st
     assert {path.name: path.read_bytes() for path in again.folder.iterdir()} == before
     assert any(path.suffix == ".whl" for path in again.folder.iterdir())
     assert not any(path.is_dir() for path in again.folder.iterdir())  # which an upload would drop without a word
+
+
+def test_a_dry_run_of_staging_makes_it_and_uploads_nothing(staged, clone, wheels, monkeypatch, capsys):
+    with World(lambda *_: Played()) as world:
+        use_client(monkeypatch, world)
+        assert main(["stage", "--dry-run", "--project", str(clone), "--wheels", str(wheels)]) == 0
+        assert not world.requests
+    first, *files = capsys.readouterr().out.splitlines()
+    assert first.startswith("would upload me/kelron-library unless Kaggle has this content: commit ")
+    assert {line.split()[0] for line in files} == {path.name for path in staged.folder.iterdir()}
 
 
 def test_a_wheel_that_is_not_pinned_is_not_shipped_and_a_missing_one_is_named(clone, tmp_path):

@@ -277,6 +277,20 @@ def test_a_library_that_is_mounted_late_costs_a_session_and_no_more(start):
     assert pushes(world)[len(data) :] == [f"{TRAIN}:0", f"{RESUME}:40", f"{RESUME_B}:80", f"{EVALUATE}:0"]
 
 
+def test_a_library_that_kaggle_does_not_attach_yet_costs_a_session_and_no_more(start):
+    """The push is answered with the rejected source, and the session starts all the same."""
+    world, chain = start(Script())
+    world.unattachable = 2
+    running = chain()
+    running.run()
+    assert [session.status for session in world.history(DATA)] == ["ERROR", "ERROR", "COMPLETE"]
+    assert any(f"started {USER}/{DATA} without datasets {USER}/kelron-library" in line for line in running.said)
+    world, chain = start(Script())
+    world.unattachable = 99
+    with pytest.raises(KelronError, match="without datasets me/kelron-library, which it does not know"):
+        chain().run()
+
+
 def test_an_outage_is_outlived_but_not_by_a_scheduler(start):
     world, chain = start(Script())
     world.faults["GetKernel"] = [503] * 20
@@ -300,7 +314,7 @@ def test_stopped_by_hand_nothing_is_pushed_until_told_to_go_on(start, capsys):
     world, chain = start(Script(seconds=0.3))
     while not world.history(TRAIN):
         chain(once=True).run()
-    assert command_line.main(["stop", "--preset", "tiny-cpu"]) == 0
+    assert command_line.main(["stop", "--preset", "tiny-cpu", "--set", "lora.r=4"]) == 0  # not the run's own options
     told = capsys.readouterr().out
     assert "stopped: no `run`" in told
     assert "Cancel Run at https://www.kaggle.com/code/me/kelron-02-train" in told
@@ -326,9 +340,9 @@ def test_stopped_by_hand_a_session_with_a_store_on_the_hub_is_asked_to_end(start
     world, chain = start(play)
     store = Session(hub, "bucket").store
     monkeypatch.setattr(chain_module, "open_store", lambda url, **_: store)
-    options = ["--preset", "tiny-cpu", "--set", "store.url=hf://buckets/me/kelron/run-1"]
+    options = ["--preset", "tiny-cpu"]  # the store is known from what was pushed
     while not world.history(TRAIN):
-        chain(overrides=options[3:], once=True).run()
+        chain(overrides=["store.url=hf://buckets/me/kelron/run-1"], once=True).run()
         time.sleep(0.1)
     assert command_line.main(["stop", *options]) == 0
     told = capsys.readouterr().out
@@ -373,6 +387,8 @@ def test_another_config_is_another_run(start):
         KelronError, match=r"^Kaggle holds another run, begun .*: give it those .* or name another with"
     ):
         chain(overrides=["lora.r=4"]).run()
+    with pytest.raises(KelronError, match=r"^Kaggle holds another run"):
+        chain(overrides=["store.url=hf://buckets/me/kelron/run-1"]).run()
     before = len(pushes(world))
     time.sleep(1.1)  # runs are told apart by the second they began in
     chain(overrides=["lora.r=4"], fresh=True).run()
@@ -481,8 +497,10 @@ def test_with_a_store_on_the_hub_nothing_of_an_output_is_attached(start, monkeyp
     world, chain = start(script)
     monkeypatch.setattr(Chain, "known_step", lambda self: hub[-1])
     store = ("store.url=hf://buckets/me/kelron/run-1",)
-    chain(overrides=store).run()
+    running = chain(overrides=store)
+    running.run()
     assert script.began == [0, 40, 40, 80]
+    assert any(line.startswith("no dataset holds a token for the store: ") for line in running.said)
     assert pushes(world)[1:-1] == [f"{TRAIN}:0", f"{RESUME}:40", f"{RESUME}:40", f"{RESUME}:80"]
     assert all(v.asked["kernelDataSources"] == [] for v in world.history(RESUME))
     assert world.versions(RESUME)[0].parameters["OVERRIDES"] == [*store]

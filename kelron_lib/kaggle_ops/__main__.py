@@ -176,11 +176,12 @@ def _stop(args: argparse.Namespace) -> int:
         _say(f"would save {chain.kaggle.owner}/{stop_slug(args.name)}, which keeps every `run` from pushing on, and")
         _say("would ask a session that trains with a store on the Hub to keep a checkpoint and end")
         return 0
-    _mark(chain, datetime.now(UTC).isoformat(timespec="seconds"))
+    begun = chain.look(any_config=True).begun  # by another clock, perhaps, which must not be ahead of the mark
+    _mark(chain, max(begun, datetime.now(UTC).isoformat(timespec="seconds")))
     _say("stopped: no `run`, here or elsewhere, pushes another session of this run; `run --go-on` does again")
-    for pushed in chain.look().active:
+    for pushed in chain.look(any_config=True).active:
         _say(f"{pushed.ref} is {pushed.session.status.lower()}")
-        if asked := chain.ask_to_stop(pushed.kernel):
+        if asked := chain.ask_to_stop(pushed):
             _say(asked)
             continue
         _say("it goes on until it is done or its budget is used: Kaggle's API cannot end it. Its page can, and what it")

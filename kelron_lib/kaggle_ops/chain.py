@@ -79,11 +79,14 @@ class Chain:
 
     # --- looking ---
 
-    def look(self) -> View:
-        """Where the run stands; with `fresh`, until something of it is pushed, a run that is yet to begin."""
+    def look(self, *, any_config: bool = False) -> View:
+        """Where the run stands; with `fresh`, until something of it is pushed, a run that is yet to begin.
+
+        Raises KelronError where the run on Kaggle is of another config or store, unless `any_config` will do.
+        """
         fresh = self.options.fresh and not self.begun
         slug = stop_slug(self.options.name)
-        view = look(self.kaggle, self.kernels, self.config, slug, any_config=fresh, known=self._known)
+        view = look(self.kaggle, self.kernels, self.config, slug, any_config=any_config or fresh, known=self._known)
         return View("", {}, (*(one.ref for one in view.active), *view.foreign)) if fresh else view
 
     def known_step(self) -> int:
@@ -200,6 +203,7 @@ class Chain:
         about: dict[str, Any] = {
             "begun": self.begun,
             "config": config_hash(self.config),
+            "store": self.config.store.url,
             "library": commit,
             "fresh": fresh,
         }
@@ -220,8 +224,13 @@ class Chain:
     def datasets(self) -> list[str]:
         """What every kernel attaches: the library, and the token where the store needs one."""
         attached = [f"{self.kaggle.owner}/{library.dataset_slug(self.options.project)}"]
-        if self.config.store.url.startswith(HUB_SCHEME) and (token := token_dataset(self.kaggle)):
-            attached.append(token)
+        if self.config.store.url.startswith(HUB_SCHEME):
+            if token := token_dataset(self.kaggle):
+                return [*attached, token]
+            self.kaggle.say(
+                "no dataset holds a token for the store: this session has to find it in Kaggle's secrets, which pushed "
+                "kernels often cannot read; `scripts/push_kernels.sh secret` makes one"
+            )
         return attached
 
     def outputs(self, view: View, kernel: str) -> list[str]:
@@ -274,13 +283,14 @@ class Chain:
         self.kaggle.say(f"library: commit {made.commit[:12]}{' (dirty)' if made.dirty else ''} {words}")
         return made.commit
 
-    def ask_to_stop(self, kernel: str) -> str:
-        """Ask the session of a kernel that trains to keep a checkpoint and end, which it sees in a store on the Hub:
-        what will come of it, in words; empty where it cannot be asked."""
-        if kernel not in TRAINING or not self.config.store.url.startswith(HUB_SCHEME):
+    def ask_to_stop(self, pushed: Pushed) -> str:
+        """Ask a session that trains to keep a checkpoint and end, which it sees in a store on the Hub: what will come
+        of it, in words; empty where it cannot be asked."""
+        url = pushed.record.store
+        if pushed.kernel not in TRAINING or not url.startswith(HUB_SCHEME):
             return ""
         try:
-            store = open_store(self.config.store.url, allow_foreign=self.config.store.allow_foreign)
+            store = open_store(url, allow_foreign=self.config.store.allow_foreign)
             holder = ask_to_stop(store)
         except KelronError as error:
             self.kaggle.say(f"it could not be asked to end: {error}")

@@ -39,6 +39,8 @@ class Record:
     """When the run began (UTC, ISO 8601): what is of another run has another."""
     config: str
     """`config_hash` of the run."""
+    store: str = ""
+    """The store's URL where the run names one; empty where checkpoints stay in outputs."""
     number: int = 1
     """Which session of its kind in this run."""
     step: int = 0

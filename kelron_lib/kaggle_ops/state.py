@@ -104,7 +104,8 @@ def look(
     records = {name: record for name, found in there.items() if (record := find_record(found.source)) is not None}
     begun = max((record.begun for record in records.values()), default="")
     own = {name: record for name, record in records.items() if record.begun == begun}
-    if not any_config and any(record.config != config_hash(config) for record in own.values()):
+    same = (config_hash(config), config.store.url)
+    if not any_config and any((record.config, record.store) != same for record in own.values()):
         raise KelronError(
             f"Kaggle holds another run, begun {begun}, whose preset or overrides differ from these: give it those "
             "that it was begun with, begin anew with --fresh, or name another with --name"
