@@ -88,10 +88,12 @@ class Dataset:
 class World:
     """The server, in threads of this process; sessions are threads, too, and may have processes of their own."""
 
-    def __init__(self, play, *, queue=0.0, hidden=0.0, slow=0.0, lag=0.0, layout="new", cap=None, sessions=2):
+    def __init__(
+        self, play, *, queue=0.0, hidden=0.0, slow=0.0, lag=0.0, layout="new", cap=lambda *_: 12 * 3600, sessions=2
+    ):
         """`queue`: seconds before a session begins; `hidden`: seconds for which a new dataset is answered 403; `slow`:
-        seconds until a version is ready; `lag`: seconds after that until it is mounted; `cap`: seconds after which any
-        session is killed, as after 12 hours there; `sessions`: how many with a GPU may be active."""
+        seconds until a version is ready; `lag`: seconds after that until it is mounted; `cap(world, version)`:
+        seconds after which a session is killed, instead of 12 hours; `sessions`: how many with a GPU may be active."""
         self.play, self.queue, self.hidden, self.slow, self.lag = play, queue, hidden, slow, lag
         self.layout, self.cap, self.sessions = layout, cap, sessions
         self.faults = defaultdict(list)
@@ -467,7 +469,7 @@ class Notebooks:
                 target.write_bytes(content)
         (root / "notebook.ipynb").write_text(version.asked["text"])
         process = self._start(world, root, working, version)
-        cap = min(float(version.asked.get("sessionTimeoutSeconds", 12 * 3600)), world.cap or 12 * 3600)
+        cap = min(float(version.asked.get("sessionTimeoutSeconds", 12 * 3600)), world.cap(world, version))
         killed = threading.Event()
 
         def end():

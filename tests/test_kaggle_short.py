@@ -52,7 +52,7 @@ def test_a_session_that_hangs_is_killed_at_the_cap_with_all_its_processes(image,
         "nbformat": 4,
         "nbformat_minor": 5,
     }
-    with World(play, cap=CAP) as world:
+    with World(play, cap=lambda *_: CAP) as world:
         world.save_kernel({"slug": f"{USER}/x", "newTitle": "It hangs", "text": json.dumps(notebook)})
         world.wait(60)
         (session,) = world.versions("it-hangs")

@@ -42,8 +42,6 @@ OVERRIDES = (
     "evaluate.max_new_tokens=8",
 )
 BUDGET = 900.0
-CAP = 150.0
-"""Seconds that stand for Kaggle's 12 hours: more than any session takes that does not hang."""
 TRAINING = ("kelron-02-train", "kelron-03-resume", "kelron-03-resume-b")
 QUICK_HUB = {"HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms"}
 
@@ -68,6 +66,12 @@ class Cuts:
         if not version.asked["slug"].endswith("train"):
             return 0.0
         return BUDGET - min(1.5 * world.versions("kelron-01-data")[-1].seconds + 10.0, 38.0)
+
+    def cap(self, world, version):
+        """Seconds that stand for Kaggle's 12 hours: more than a session takes that does not hang. The slower this
+        machine is now, the longer the data session took."""
+        data = world.versions("kelron-01-data")[-1]
+        return 20 * data.seconds if data.status == "COMPLETE" else 12 * 3600
 
     def hangs(self, version, working):
         if not version.asked["slug"].endswith("/kelron-03-resume") or version.number != 1:
@@ -126,7 +130,7 @@ class Way:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
                     self.kills += 1
-            self.codes.append(self.start(out).wait(400))
+            self.codes.append(self.start(out).wait(900))
             out.seek(0)
             self.said = out.read()
 
@@ -203,13 +207,13 @@ def _way(top, image, wheels, overrides, laptop, session, kept):
         hangs=cuts.hangs,
         used=cuts.used,
     )
-    world = World(play, queue=0.2, slow=0.5, cap=CAP, layout="new" if overrides else "old").__enter__()
+    world = World(play, queue=0.2, slow=0.5, cap=cuts.cap, layout="new" if overrides else "old").__enter__()
     world.faults["SaveKernel"] = [503, "refuse:Maximum batch GPU session count of 2 reached.", "lost"]
     world.faults["GetKernelSessionStatus"] = [429]
     return Way(world, top / "project", (*OVERRIDES, *overrides), cuts, laptop, wheels, top)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("name", ["outputs", "hub"])
 def test_a_run_over_cut_killed_and_refused_sessions_is_the_uninterrupted_run(name, ways, reference):
     way = ways[name]
@@ -224,7 +228,8 @@ def test_a_run_over_cut_killed_and_refused_sessions_is_the_uninterrupted_run(nam
     assert set(ends) == {"COMPLETE", "CANCEL_ACKNOWLEDGED"}
     (killed,) = [session for session in sessions if session.status == "CANCEL_ACKNOWLEDGED"]
     assert "exceeded the max allowed execution duration" in killed.message
-    assert killed.seconds >= CAP > max(session.seconds for session in sessions if session is not killed)
+    cap = way.cuts.cap(way.world, killed)
+    assert killed.seconds >= cap > max(session.seconds for session in sessions if session is not killed)
     assert not killed.files
     first, *_ = way.world.versions("kelron-03-resume")
     assert first.record.step > 0  # what was cut by its budget before it kept a step
