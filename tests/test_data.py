@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -342,6 +343,16 @@ def test_broken_row_names_file_and_line(tmp_path, line, message):
         data.read_rows(path)
     assert str(error.value).startswith(f"{path}:3: ")
     assert message in str(error.value)
+
+
+def test_a_row_that_is_not_utf8_is_named_by_its_line(tmp_path):
+    path = tmp_path / "train.jsonl"
+    good = dump(make_row(number=0)).encode()
+    path.write_bytes(good + b"\n\n" + dump(make_row(number=1)).encode("cp949") + b"\n")
+    with pytest.raises(KelronError, match=rf"^{re.escape(str(path))}:3: not UTF-8: "):
+        data.read_rows(path)
+    path.write_bytes(good + b"\r\n")
+    assert len(data.read_rows(path)) == 1
 
 
 def test_rows_that_are_not_there(tmp_path):

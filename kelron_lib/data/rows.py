@@ -54,24 +54,24 @@ def row_problem(row: Any) -> str | None:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSON lines file, in order.
 
-    Raises KelronError, with file and line, for a missing or empty file, bad JSON, a missing field, a wrong role order,
-    a special token inside a message, no assistant answer, and an id used twice.
+    Raises KelronError, with file and line, for a missing or empty file, a row that is not UTF-8, bad JSON, a missing
+    field, a wrong role order, a special token inside a message, no assistant answer, and an id used twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_bytes().split(b"\n")
     except (FileNotFoundError, NotADirectoryError):
         raise KelronError(f"no rows at {path}: run `kelron data` first") from None
     except OSError as error:
         raise KelronError(f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise KelronError(f"{path}: not UTF-8; make the dataset again") from None
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise KelronError(f"{path}:{number}: not UTF-8: mend that row, or make the dataset again") from None
         except json.JSONDecodeError as error:
             raise KelronError(f"{path}:{number}: not JSON ({error.msg})") from None
         if problem := row_problem(row):
