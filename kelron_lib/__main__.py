@@ -1,7 +1,8 @@
 """The command line: one verb per step.
 
 Exit code 0 when all is well, 1 when the work was done and its result is not good (a target missed, a check or a
-session failed), 2 for input that cannot be used.
+session failed), 2 for input that cannot be used; to `kelron store` a damaged store is such input, also where it only
+lists or verifies it.
 
 Heavy imports happen inside the verbs, so that `kelron --help` answers at once.
 """
@@ -18,7 +19,7 @@ from kelron_lib import __version__
 from kelron_lib.config import PRESETS, RunConfig, resolve, to_json
 from kelron_lib.errors import KelronError
 from kelron_lib.runtime import no_space
-from kelron_lib.settings import LANGUAGES
+from kelron_lib.settings import CHAT_LANGUAGE, LANGUAGES
 from kelron_lib.store_verbs import add_store_verbs
 
 Verb = Callable[[argparse.Namespace, RunConfig], int]
@@ -208,10 +209,13 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--attempts", action="store_true", help="replay the ten placements of the first attempt")
     chat = verb("chat", _chat, "talk to the model in the terminal")
     chat.add_argument("--adapter", type=Path, help="the adapter's folder; without it you talk to the base")
-    chat.add_argument("--language", choices=LANGUAGES, default="en", help="system prompt's language")
+    chat.add_argument(
+        "--language", choices=LANGUAGES, default=CHAT_LANGUAGE, help="system prompt's language (default: %(default)s)"
+    )
     add_store_verbs(verbs)
     help_text = "train the tiny base model that ships with Kelron again"
-    tiny = verbs.add_parser("tiny-base", help=help_text, description=help_text)
+    takes = "Takes hours on a CPU and minutes on a GPU (--device cuda)."
+    tiny = verbs.add_parser("tiny-base", help=help_text, description=f"{help_text}. {takes}")
     tiny.set_defaults(run=_tiny_base)
     out(tiny, "runs/tiny-base", "the model's folder")
     tiny.add_argument("--steps", type=int, help="optimizer steps (default: those of the shipped one)")

@@ -76,7 +76,8 @@ def restore(
     if problems:
         raise KelronError(
             f"no intact checkpoint in {store.describe()}: {'; '.join(problems)}; nothing was deleted: bring back "
-            "what is missing, or name another store to start from step 0"
+            "what is missing, or start from step 0: `kelron train --fresh` sets aside what is there, another store.url "
+            "leaves it"
         )
     if unfinished := step_folders(store):
         say(f"the first save, of step {unfinished[0][0]}, was cut off and never counted: starting from step 0")
@@ -193,7 +194,7 @@ def _bare_candidates(store: Store, paths: set[str]) -> list[_Candidate]:
 
 def _fallback_line(problems: list[str], newest: _Candidate, used: Manifest) -> str:
     lost = (newest.step or 0) - used.step
-    steps = f", {lost} steps are lost" if lost > 0 else ""
+    steps = f", {lost} {'step is' if lost == 1 else 'steps are'} lost" if lost > 0 else ""
     return f"damaged: {'; '.join(problems)}; step {used.step} is used instead{steps}"
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from kelron_lib.errors import KelronError
 
 LANGUAGES = ("ko", "en", "ja")
+CHAT_LANGUAGE = "en"
+"""The language of the system prompt that a chat begins with."""
 
 
 def require(ok: bool, message: str) -> None:

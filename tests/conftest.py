@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import tempfile
 
 import kaggle_image
 import pytest
@@ -23,6 +24,16 @@ SMALL = (
     "session.reserve_seconds=0",
 )
 """Overrides of the tiny preset for runs of a few seconds."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def temporary(tmp_path_factory):
+    """What tests, and processes of theirs that are killed, leave among temporary files goes when pytest's own do."""
+    folder = str(tmp_path_factory.mktemp("tmp"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", None)  # asked for again by this process, which may have read it before
+        yield
 
 
 @pytest.fixture(autouse=True)

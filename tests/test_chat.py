@@ -15,6 +15,7 @@ import pytest
 import tiny_models
 
 from kelron_lib import generate
+from kelron_lib.__main__ import _parser
 from kelron_lib.chat import dialogue as dialogue_module
 from kelron_lib.chat import markup, probe, show
 from kelron_lib.chat.dialogue import BASE, BOTH, TUNED, Dialogue, language_of, visible
@@ -200,6 +201,12 @@ def test_terminal_answers_streams_and_ends_at_the_end_of_input(tokenizer, person
     out = talk_in_terminal(scripted("네, 켈론입니다."), tokenizer, persona, cfg, "누구세요?\n")
     assert "base> 네, 켈론입니다.\n" in out
     assert "!" not in out.split("base>")[1]
+
+
+def test_every_chat_begins_in_the_language_that_the_command_line_offers(tokenizer, persona, cfg, scripted):
+    offered = _parser().parse_args(["chat"]).language
+    assert f"language {offered}." in talk_in_terminal(scripted(), tokenizer, persona, cfg, "/quit\n")
+    assert Dialogue(scripted(), tokenizer, persona, cfg).language == offered
 
 
 def test_terminal_commands(tokenizer, persona, cfg, scripted, as_tuned, tmp_path):

@@ -288,6 +288,13 @@ def test_the_tiny_base_prints_the_recipe_that_its_options_decide(capsys):
     assert refused.value.code == 2
 
 
+def test_the_tiny_base_says_beforehand_that_a_cpu_takes_hours(capsys):
+    with pytest.raises(SystemExit):
+        main(["tiny-base", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "hours on a CPU and minutes on a GPU (--device cuda)" in told
+
+
 def test_the_plan_says_what_fits_and_why(capsys):
     code, out, _ = run(capsys, "plan", "--preset", "kelron-14b-t4x2", "--json")
     assert code == 0

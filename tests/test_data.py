@@ -301,7 +301,7 @@ def test_rebuild_replaces_a_dataset_but_no_other_folder(dataset, tmp_path):
 
 def test_unwritable_target_leaves_nothing(monkeypatch, tmp_path):
     def full(*_args, **_kwargs):
-        raise OSError(28, "No space left on device")
+        raise OSError(28, "No space left on device; free space there")
 
     monkeypatch.setattr("pathlib.Path.write_text", full)
     with pytest.raises(KelronError, match=r"cannot write the dataset to .*: No space left on device"):

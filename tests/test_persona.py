@@ -57,7 +57,7 @@ def test_persona_from_a_path_equals_the_packaged_one(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": without(KELRON["name"], "ja")}, "name: 'ja' is missing"),
+        ({"name": without(KELRON["name"], "ja")}, "name: 'ja' is missing: add it"),
         ({"name": {**KELRON["name"], "en": "  "}}, "name is empty for en"),
         ({"maker": {**KELRON["maker"], "ko": ""}}, "maker is empty for ko"),
         ({"naem": "x"}, "unknown key 'naem'. Did you mean name?"),

@@ -15,7 +15,7 @@ from kelron_lib.errors import KelronError
 from kelron_lib.generate import base_only, has_adapter, stop_token_ids, stream_answer, window
 from kelron_lib.persona import Persona
 from kelron_lib.prompts import encode_prompt
-from kelron_lib.settings import LANGUAGES
+from kelron_lib.settings import CHAT_LANGUAGE, LANGUAGES
 
 BASE, TUNED, BOTH = "base", "tuned", "both"
 PERSONA, NONE, OWN = "persona", "none", "own"
@@ -49,7 +49,9 @@ class Dialogue:
     Not for two threads at once: there is one model, and `ask` switches its adapter.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, persona: Persona, cfg: RunConfig, *, language: str = "ko") -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, persona: Persona, cfg: RunConfig, *, language: str = CHAT_LANGUAGE
+    ) -> None:
         self.model, self.tokenizer, self.persona, self.cfg = model, tokenizer, persona, cfg
         self.models: tuple[str, ...] = (BASE, TUNED) if has_adapter(model) else (BASE,)
         self.mode = self.models[-1]

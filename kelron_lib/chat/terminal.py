@@ -15,6 +15,7 @@ from kelron_lib.chat.flags import examine
 from kelron_lib.config import RunConfig, nearest
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import Persona
+from kelron_lib.settings import CHAT_LANGUAGE
 
 HELP = """\
 /tuned, /base, /both     who answers
@@ -33,7 +34,7 @@ def chat_terminal(
     cfg: RunConfig,
     *,
     use_base: bool = False,
-    language: str = "ko",
+    language: str = CHAT_LANGUAGE,
     input_stream: TextIO | None = None,
     output_stream: TextIO | None = None,
 ) -> None:

@@ -78,7 +78,9 @@ def _write(files: Mapping[str, str], out: Path) -> None:
         made.chmod(0o755)
         _replace_folder(made, out)
     except OSError as error:
-        raise KelronError(f"cannot write the dataset to {out}: {error.strerror or error}") from None
+        raise KelronError(
+            f"cannot write the dataset to {out}: {error.strerror or error}; free space there, or name another folder"
+        ) from None
     finally:
         if made is not None and made.exists():
             shutil.rmtree(made)

@@ -41,7 +41,7 @@ def check_keys(mapping: Any, required: Iterable[str], optional: Iterable[str], w
             raise KelronError(f"{where}: unknown key {key!r}.{nearest(str(key), known)}")
     for key in required:
         if key not in mapping:
-            raise KelronError(f"{where}: {key!r} is missing")
+            raise KelronError(f"{where}: {key!r} is missing: add it")
 
 
 def text_list(value: Any, where: str) -> tuple[str, ...]:
