@@ -6,14 +6,19 @@ The list of sessions lives in the store, because the machine of an earlier sessi
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from kelron_lib.errors import KelronError
+from kelron_lib.keeper import Keeper
+from kelron_lib.lease import Writer
 from kelron_lib.runtime import read_json, write_json
-from kelron_lib.store import Store
+from kelron_lib.store import DamagedFile, Store
+from kelron_lib.verify import latest, newest_verified
 
 SESSIONS_FILE = "sessions.json"
 STATUS_FILE = "status.json"
@@ -60,6 +65,50 @@ def read_status(out: Path) -> Status:
         raise KelronError(f"{out / STATUS_FILE} is not a session's status: run the session again") from None
 
 
+class EarlierStatus:
+    """The `status.json` that a run folder held when a session began to look at the run.
+
+    It goes as soon as the session is let in, so that it never passes for that session's own; a session that is refused
+    before that leaves it.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._path = out / STATUS_FILE
+        self._content = self._read()
+
+    def _read(self) -> bytes | None:
+        return self._path.read_bytes() if self._path.is_file() else None
+
+    def remove(self) -> None:
+        """The session is let in."""
+        self._path.unlink(missing_ok=True)
+
+    def still_there(self) -> bool:
+        """Whether there was one and neither this process nor those that it started touched it."""
+        return self._content is not None and self._read() == self._content
+
+
+def kept_step(store: Store | None, *, verified: bool = False) -> int:
+    """The last step with a checkpoint in the store that is intact (`verified`: what LATEST names is known to be); 0
+    where there is none, or the store does not tell."""
+    if store is None:
+        return 0
+    try:
+        if verified:
+            with suppress(DamagedFile):
+                newest = latest(store)
+                return newest.step if newest else 0
+        newest = newest_verified(store)
+    except KelronError:
+        return 0
+    return newest.step if newest else 0
+
+
+def did_nothing(status: Status, about: dict[str, Any]) -> bool:
+    """Whether a session came to a run that was finished, or had no time left, and changed nothing of it."""
+    return status.state != "failed" and status.step == status.first_step and not about
+
+
 def read_sessions(store: Store) -> list[dict[str, Any]]:
     """The sessions recorded in a store, oldest first."""
     if not any(entry.path == SESSIONS_FILE for entry in store.list()):
@@ -71,11 +120,36 @@ def read_sessions(store: Store) -> list[dict[str, Any]]:
     return sessions
 
 
-def record_session(store: Store, out: Path, status: Status, about: dict[str, Any] | None = None) -> None:
-    """Add the session to the list in the store and copy the list to `out/sessions.json`.
+def record(
+    store: Store,
+    out: Path,
+    status: Status,
+    about: dict[str, Any],
+    keeper: Keeper | None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Add the session to the store's list, as the one that may write there, and copy the list to `out`.
 
-    `about`: what was special about it, such as changes that were accepted.
+    `about`: what was special about it, such as changes that were accepted. One that did nothing is no session of the
+    run. The process that only watches has no `keeper` and takes the lease for it, where those that trained left none;
+    raises KelronError where another session has it.
     """
+    if did_nothing(status, about):
+        write_json(out / SESSIONS_FILE, read_sessions(store))
+        return
+    if keeper is not None:
+        keeper.confirm()
+        _add(store, out, status, about)
+        return
+    writer = Writer.of(store)
+    writer.acquire(say, patient=False)
+    try:
+        _add(store, out, status, about)
+    finally:
+        writer.release()
+
+
+def _add(store: Store, out: Path, status: Status, about: dict[str, Any]) -> None:
     sessions = read_sessions(store)
     sessions.append(
         {
@@ -86,7 +160,7 @@ def record_session(store: Store, out: Path, status: Status, about: dict[str, Any
             "detail": status.reason,
             "seconds": status.seconds,
             "ended": status.time,
-            **(about or {}),
+            **about,
         }
     )
     store.write_bytes(SESSIONS_FILE, json.dumps(sessions, indent=2).encode() + b"\n")

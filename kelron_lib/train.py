@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from kelron_lib.export import MadeFrom, export_adapter, export_best, wants_best
 from kelron_lib.hub_client import HubError
 from kelron_lib.keeper import Keeper
 from kelron_lib.launch import Cluster, run_processes
-from kelron_lib.lease import LostLease, Writer
+from kelron_lib.lease import LostLease
 from kelron_lib.model import portable_base, quiet_libraries
 from kelron_lib.processes import World, device_count, prepare_cuda_memory, processes_for
 from kelron_lib.restore import holds_checkpoint
@@ -39,10 +38,18 @@ from kelron_lib.runtime import (
     write_json,
 )
 from kelron_lib.schedule import check_processes
-from kelron_lib.session import STATUS_FILE, Status, make_status, read_status, record_session, write_losses, write_status
-from kelron_lib.store import DamagedFile, Store
+from kelron_lib.session import (
+    EarlierStatus,
+    Status,
+    kept_step,
+    make_status,
+    read_status,
+    record,
+    write_losses,
+    write_status,
+)
+from kelron_lib.store import Store
 from kelron_lib.stores import open_store, own_store, store_url
-from kelron_lib.verify import latest, newest_verified
 
 JOB_FILE = "job.json"
 """What the processes of a session are to do, while they do it."""
@@ -68,6 +75,7 @@ class _Session:
         self.config, self.data, self.out, self.clock, self.say, self.world = config, data, out, clock, say, world
         self.start = start
         self.work = out / "work"
+        self.earlier = EarlierStatus(out)
         self.opened: Store | None = None
         self.keeper: Keeper | None = None
         self.first_step = 0
@@ -130,8 +138,11 @@ class _Session:
         if self.world.first:
             self.keeper = self._new_keeper()
             self.keeper.begin()
+        if self.start.fresh:  # the first thing that it does is to set the run aside
+            self._let_in()
         begun = self._begin()
-        if self.world.local_rank == 0:  # once the run is accepted: until then it describes the adapter beside it
+        self._let_in()
+        if self.world.local_rank == 0:  # until the run is accepted it describes the adapter beside it
             write_json(self.out / "config.json", to_dict(self.config))
         checkpoint = self.work / f"checkpoint-{begun.step}"
         if begun.finished:
@@ -139,6 +150,10 @@ class _Session:
         if begun.resumed:
             self.world.share_folder(checkpoint)
         return self._train(checkpoint if begun.resumed else None)
+
+    def _let_in(self) -> None:
+        if self.world.local_rank == 0:
+            self.earlier.remove()
 
     def _begin(self) -> Begun:
         """Where process 0 begins, and with it all."""
@@ -257,24 +272,10 @@ class _Session:
             write_status(self.out, status)
         if self.world.first:
             try:
-                self._record(status)
+                record(self.store, self.out, status, self.about, self.keeper, self.say)
             except LostLease as lost:  # after all was kept: the run itself is well
                 self.say(f"this session is missing in the store's list: {lost}")
             self.say(f"{status.state}: {status.reason}")
-
-    def _record(self, status: Status) -> None:
-        """Add this session to the store's list, as the one that may write there. The process that only watches takes
-        the lease for it, where those that trained left none; raises KelronError where another session has it."""
-        if self.keeper is not None:
-            self.keeper.confirm()
-            record_session(self.store, self.out, status, self.about)
-            return
-        writer = Writer.of(self.store)
-        writer.acquire(self.say, patient=False)
-        try:
-            record_session(self.store, self.out, status, self.about)
-        finally:
-            writer.release()
 
     def run_in_processes(self, processes: int, cluster: Cluster) -> Status:
         """The same in several processes, of which this one only starts and watches those of this machine."""
@@ -308,27 +309,21 @@ class _Session:
         return read_status(self.out)
 
     def fail(self, error: BaseException) -> None:
-        """Write down that the session ended by an error. What cannot be written is said: the error itself counts."""
+        """Write down that the session ended by an error. What cannot be written is said: the error itself counts.
+
+        A session that was refused leaves what the one before it wrote: the run is still as that one says.
+        """
+        if self.earlier.still_there() and not self.began_training:
+            return
         words = str(error).strip() or type(error).__name__
-        status = self.status("failed", words.splitlines()[0], self._kept_step())
+        elsewhere = self.keeper is None and self.began_training  # in other processes, which verified what LATEST names
+        status = self.status("failed", words.splitlines()[0], kept_step(self.opened, verified=elsewhere))
         try:
             write_status(self.out, status)
             if self.began_training and self.world.first:
-                self._record(status)
+                record(self.store, self.out, status, self.about, self.keeper, self.say)
         except (KelronError, OSError) as second:
             self.say(f"how the session ended could not be written down: {second}")
-
-    def _kept_step(self) -> int:
-        """The last step with a verified checkpoint; 0 where the store does not tell."""
-        try:
-            if self.keeper is None and self.began_training:  # in other processes, which verified what LATEST names
-                with suppress(DamagedFile):
-                    newest = latest(self.store)
-                    return newest.step if newest else 0
-            newest = newest_verified(self.opened) if self.opened else None
-        except KelronError:
-            return 0
-        return newest.step if newest else 0
 
 
 def train(
@@ -361,7 +356,6 @@ def train(
     cluster = cluster or Cluster()
     prepare_cuda_memory()
     with exclusive(out):
-        (out / STATUS_FILE).unlink(missing_ok=True)  # an earlier session's would pass for this one's
         session = _Session(config, data, out, clock, say, start)
         try:
             processes = processes_for(config, device_count())

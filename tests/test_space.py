@@ -78,6 +78,7 @@ def test_what_the_store_holds_needs_no_room(small_config, small_data, cut, tmp_p
 @pytest.mark.parametrize("begun", [False, True], ids=["fresh", "resumed"])
 def test_no_room_is_told_before_anything_begins(begun, run, small_data, tmp_path, capsys, monkeypatch):
     out, step = run if begun else (tmp_path / "fresh", 0)
+    before = read_status(out) if begun else None
     with monkeypatch.context() as patch:
         patch.setattr(runtime.shutil, "disk_usage", lambda folder: Usage(10**9, 10**9, 1000))
         code, err = kelron(capsys, "train", out, "--data", small_data)
@@ -85,7 +86,9 @@ def test_no_room_is_told_before_anything_begins(begun, run, small_data, tmp_path
     assert_one_line(err)
     assert "no disk space for the work folder and the store" in err
     if begun:
-        assert_nothing_lost(out, step)
+        assert read_status(out) == before
+        assert latest(open_store(out / "store")).step == step
+        assert verify_store(open_store(out / "store")).ok
     else:
         assert read_status(out).state == "failed"
         assert list((out / "store").iterdir()) == []

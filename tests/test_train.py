@@ -215,10 +215,19 @@ def test_a_validation_pass_leaves_gradients_alone(small_config):
 
 
 def test_a_finished_run_is_not_trained_again(uninterrupted, small_config, small_data):
-    before = adapter(uninterrupted)
+    before, recorded = adapter(uninterrupted), (uninterrupted / "sessions.json").read_bytes()
     status = train(small_config, small_data, uninterrupted, say=silent)
     assert (status.state, status.reason) == ("finished", "the run was already finished")
     assert adapter(uninterrupted) == before
+    for place in (uninterrupted, uninterrupted / "store"):
+        assert (place / "sessions.json").read_bytes() == recorded
+
+
+def test_a_session_that_only_fetches_a_finished_run_is_none_of_it(uninterrupted, small_config, small_data, tmp_path):
+    shutil.copytree(uninterrupted / "store", tmp_path / "store")
+    train(small_config, small_data, tmp_path, say=silent)
+    assert adapter(tmp_path) == adapter(uninterrupted)
+    assert (tmp_path / "sessions.json").read_bytes() == (uninterrupted / "sessions.json").read_bytes()
 
 
 @pytest.mark.parametrize("override", ["train.learning_rate=1e-4", "lora.alpha=8", "train.seed=2"])
@@ -231,6 +240,8 @@ def test_another_config_is_refused_with_the_key_and_leaves_the_runs_own(
     assert verify_store(open_store(tmp_path / "store")).ok
     assert json.loads((tmp_path / "config.json").read_text()) == to_dict(small_config)
     assert adapter(tmp_path) == adapter(uninterrupted)
+    for name in ("status.json", "sessions.json"):
+        assert (tmp_path / name).read_bytes() == (uninterrupted / name).read_bytes()
 
 
 def test_other_data_is_refused(uninterrupted, small_config, small_data, tmp_path):
@@ -342,16 +353,36 @@ def test_an_empty_store_is_not_resumed(small_config, small_data, tmp_path):
         ("store.url=hf://me/run", "no store on the Hub"),
     ],
 )
-def test_a_session_that_cannot_start_replaces_the_status_of_the_one_before(
+def test_a_session_that_cannot_start_leaves_the_status_of_the_one_before(
     override, words, small_config, small_data, tmp_path
 ):
-    write_status(tmp_path, make_status("finished", "done", first_step=0, step=12, total_steps=12, seconds=1.0))
     config = apply_overrides(small_config, [override.format(out=tmp_path)])
     with pytest.raises(KelronError, match=words):
         train(config, small_data, tmp_path, say=silent)
     status = read_status(tmp_path)
     assert (status.state, status.step) == ("failed", 0)
     assert re.search(words, status.reason)
+    done = make_status("finished", "done", first_step=0, step=12, total_steps=12, seconds=1.0)
+    write_status(tmp_path, done)
+    with pytest.raises(KelronError, match=words):
+        train(config, small_data, tmp_path, say=silent)
+    assert read_status(tmp_path) == done
+
+
+def test_a_session_that_fails_once_it_was_let_in_replaces_the_status_of_the_one_before(
+    run, small_config, small_data, monkeypatch
+):
+    import kelron_lib.trainer as module
+
+    def broken(*args):
+        raise KelronError("no model here")
+
+    out, step = run
+    monkeypatch.setattr(module, "build_trainer", broken)
+    with pytest.raises(KelronError, match="no model here"):
+        train(small_config, small_data, out, say=silent)
+    status = read_status(out)
+    assert (status.state, status.reason, status.step) == ("failed", "no model here", step)
 
 
 def test_a_session_that_was_killed_leaves_no_status_of_the_one_before(small_config, small_data, tmp_path):
