@@ -28,7 +28,7 @@ Verb = Callable[[argparse.Namespace, RunConfig], int]
 def _data(args: argparse.Namespace, config: RunConfig) -> int:
     from kelron_lib.data import build_dataset, quality_summary
 
-    print(quality_summary(build_dataset(config, args.out)))
+    print(quality_summary(build_dataset(config, args.out, replace=args.replace)))
     return 0
 
 
@@ -192,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--out", type=Path, help="the run's folder; preflight.json goes there (default: nowhere)")
     data = verb("data", _data, "make the dataset from the persona and its seeds")
     out(data, "runs/kelron/data", "the dataset's folder")
+    data.add_argument("--replace", action="store_true", help="another dataset that is there gives way")
     for name, text in (
         ("train", "train for one session; goes on where the store's newest checkpoint is"),
         ("resume", "like train, but refuses to start from nothing"),

@@ -56,7 +56,9 @@ def nothing_to_resume(store: Store) -> KelronError:
 
 
 def _resumed(config: RunConfig, start: Start, keeper: Keeper, work: Path, say: Callable[[str], None]) -> Begun:
-    resumed = resume_run(config, keeper.store, keeper.data_fingerprint, work, accept=start.accept, say=say)
+    resumed = resume_run(
+        config, keeper.store, keeper.data_fingerprint, work, accept=start.accept, data=keeper.data, say=say
+    )
     if resumed is None:
         if start.must_resume:
             raise nothing_to_resume(keeper.store)

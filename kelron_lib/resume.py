@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kelron_lib.config import RunConfig, nearest, to_dict
+from kelron_lib.dataset import has_dataset
 from kelron_lib.errors import KelronError
 from kelron_lib.manifest import FREE_SECTIONS, compare, flat
 from kelron_lib.restore import Restored, restore
@@ -97,11 +98,13 @@ def resume_run(
     work: Path,
     *,
     accept: Sequence[str] = (),
+    data: Path | None = None,
     say: Callable[[str], None],
 ) -> Resumed | None:
     """The newest verified checkpoint in `work`, or None for an empty store.
 
-    Raises KelronError where the checkpoint belongs to another config or other data, but for the keys in `accept`.
+    Raises KelronError where the checkpoint belongs to another config or other data, but for the keys in `accept`;
+    `data` is the dataset's folder, for what the error says.
     """
     clear_work(work)
     restored = restore(store, work, fp16=config.model.dtype == "float16", say=say)
@@ -110,7 +113,11 @@ def resume_run(
     manifest, here, defaults = restored.manifest, to_dict(config), to_dict(RunConfig())
     differing = compare(manifest, config=here, data_fingerprint=data_fingerprint, defaults=defaults)
     if refused := [key for key in differing if key not in accept]:
-        raise KelronError(_refusal(store, differing, refused))
+        line = _refusal(store, differing, refused)
+        if "data_fingerprint" in refused and has_dataset(store, manifest.data_fingerprint):
+            folder = data or "the dataset's folder"
+            line += f"; the run's own dataset is in the store: remove {folder}, and it is taken from there"
+        raise KelronError(line)
     then, now = {**flat(defaults), **flat(manifest.config)}, flat(here)
     changes = [{"key": key, "from": then[key], "to": now[key], "step": restored.step} for key in differing]
     for change in changes:

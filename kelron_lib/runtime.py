@@ -115,6 +115,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"
 
 
+def lock_file(folder: Path, purpose: str = "run") -> Path:
+    """The file that `exclusive` locks; it stays when the folder is given back."""
+    return folder / f".{purpose}.lock"
+
+
 @contextlib.contextmanager
 def exclusive(folder: Path, purpose: str = "run") -> Iterator[None]:
     """Hold `folder` (made if missing) for this process and purpose alone; the system lets go if the process dies.
@@ -123,7 +128,7 @@ def exclusive(folder: Path, purpose: str = "run") -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = open(folder / f".{purpose}.lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until the block ends
+        handle = open(lock_file(folder, purpose), "a+", encoding="utf-8")  # noqa: SIM115 - held until the block ends
     except OSError as error:
         raise KelronError(f"cannot write to {folder} ({error.strerror}): choose another --out") from None
     with handle:

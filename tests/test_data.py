@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +16,7 @@ from kelron_lib.config import apply_overrides, from_dict, load_preset
 from kelron_lib.data.expand import SPLITS
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import find_rivals, load_persona, load_seeds
+from kelron_lib.runtime import exclusive
 from kelron_lib.settings import LANGUAGES
 
 CONFIG = load_preset("tiny-cpu")
@@ -284,19 +286,74 @@ def test_build_names_the_row_that_fails_and_writes_nothing(monkeypatch, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rebuild_replaces_a_dataset_but_no_other_folder(dataset, tmp_path):
-    out = tmp_path / "d"
-    config = apply_overrides(CONFIG, ["data.rows=120"])
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A config and its dataset."""
+    config, out = apply_overrides(CONFIG, ["data.rows=120"]), tmp_path_factory.mktemp("small") / "data"
     data.build_dataset(config, out)
-    (out / "stale.txt").write_text("x")
-    data.build_dataset(config, out)
-    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "thesis.txt").write_text("x")
+    return config, out
+
+
+def held(out):
+    """Names, contents and inodes: whether anything was written again shows in the last."""
+    return {path.name: (path.read_bytes(), path.stat().st_ino) for path in out.iterdir()}
+
+
+def test_the_dataset_that_is_there_already_is_left_alone(small, tmp_path, capsys):
+    out = shutil.copytree(small[1], tmp_path / "data")
+    (out / "notes.txt").write_text("mine")
+    before = held(out)
+    for config in (small[0], apply_overrides(small[0], ["train.epochs=3"])):
+        assert data.build_dataset(config, out) == json.loads((out / "quality.json").read_text(encoding="utf-8"))
+        assert capsys.readouterr().out == f"{out} is already there, with these very rows: left as it is\n"
+    assert held(out) == before
+
+
+def test_another_dataset_gives_way_only_when_told_to(small, tmp_path):
+    out = shutil.copytree(small[1], tmp_path / "data")
+    before = held(out)
+    other = apply_overrides(small[0], ["data.seed=2"])
+    with pytest.raises(KelronError, match=r"holds another dataset \(data.seed 1 there, 2 now\): .*--replace"):
+        data.build_dataset(other, out)
+    assert held(out) == before
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(KelronError, match=r"'notes.txt', which is no part of a dataset: move it away"):
+        data.build_dataset(other, out, replace=True)
+    (out / "notes.txt").unlink()
+    assert held(out) == before
+    data.build_dataset(other, out, replace=True)
+    assert from_dict(json.loads((out / "config.json").read_text(encoding="utf-8"))) == other
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_rows_that_were_changed_by_hand_are_not_replaced_without_a_word(small, tmp_path):
+    out = shutil.copytree(small[1], tmp_path / "data")
+    rows = (out / "train.jsonl").read_bytes()
+    (out / "train.jsonl").write_bytes(rows.partition(b"\n")[2])
+    with pytest.raises(KelronError, match=r"holds another dataset .of the same settings: "):
+        data.build_dataset(small[0], out)
+    data.build_dataset(small[0], out, replace=True)
+    assert (out / "train.jsonl").read_bytes() == rows
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_what_is_no_dataset_never_gives_way(small, tmp_path, replace):
+    (tmp_path / "thesis.txt").write_text("x")
     with pytest.raises(KelronError, match="is not a dataset"):
-        data.build_dataset(config, mine)
-    assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
+        data.build_dataset(small[0], tmp_path, replace=replace)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_the_dataset_of_a_run_that_goes_on_is_not_changed(small, tmp_path):
+    out = shutil.copytree(small[1], tmp_path / "run" / "data")
+    before = held(out)
+    other = apply_overrides(small[0], ["data.seed=2"])
+    with exclusive(tmp_path / "run"), pytest.raises(KelronError, match=r"another run \(process \d+\) is using"):
+        data.build_dataset(other, out, replace=True)
+    assert held(out) == before
+    data.build_dataset(other, out, replace=True)
+    data.build_dataset(small[0], tmp_path / "elsewhere" / "data")
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["data"]  # no run there, so no lock
 
 
 def test_unwritable_target_leaves_nothing(monkeypatch, tmp_path):

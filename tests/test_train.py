@@ -248,8 +248,21 @@ def test_other_data_is_refused(uninterrupted, small_config, small_data, tmp_path
     shutil.copytree(uninterrupted / "store", tmp_path / "store")
     shutil.copytree(small_data, tmp_path / "data")
     without_first_row(tmp_path / "data")
-    with pytest.raises(KelronError, match="data"):
+    own = f"the run's own dataset is in the store: remove {tmp_path / 'data'}, and it is taken from there"
+    with pytest.raises(KelronError, match=rf"differing: data_fingerprint\).*; {re.escape(own)}$"):
         train(small_config, tmp_path / "data", tmp_path, say=silent)
+    shutil.rmtree(tmp_path / "data")
+    assert train(small_config, tmp_path / "data", tmp_path, say=silent).state == "finished"
+
+
+def test_other_data_is_refused_without_a_hint_where_the_store_has_none(
+    uninterrupted, small_config, small_data, tmp_path
+):
+    flat = shutil.copytree(uninterrupted / "store" / "step-000009", tmp_path / "download")
+    shutil.copytree(small_data, tmp_path / "data")
+    without_first_row(tmp_path / "data")
+    with pytest.raises(KelronError, match=r"differing: data_fingerprint\).*another store\.url$"):
+        train(apply_overrides(small_config, [f"store.url={flat}"]), tmp_path / "data", tmp_path, say=silent)
 
 
 def test_what_a_run_was_trained_on_is_recorded_though_the_folder_changes_meanwhile(small_config, small_data, tmp_path):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from kelron_lib.data.expand import EMPTY_SYSTEM_SHARE, SPLITS, expand
 from kelron_lib.data.gate import check_splits
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import KINDS, Persona, load_persona, load_seeds
+from kelron_lib.runtime import exclusive, lock_file
+
+CONFIG_FILE = "config.json"
 
 
 def _card(persona: Persona, report: Mapping[str, Any], config: RunConfig) -> str:
@@ -66,9 +70,51 @@ def _replace_folder(made: Path, out: Path) -> None:
     shutil.rmtree(old)
 
 
-def _write(files: Mapping[str, str], out: Path) -> None:
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "quality.json").exists())):
+def _run_of(out: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the run that the dataset's folder lies in, where it lies in one: a session may be reading it."""
+    run = out.absolute().parent
+    return exclusive(run) if lock_file(run).exists() else contextlib.nullcontext()
+
+
+def _is_there(files: Mapping[str, str], out: Path, replace: bool) -> bool:
+    """Whether `out` holds these very files, but for the config, which says more than what decides the rows.
+
+    Raises KelronError where it holds anything else that is not to be replaced.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    if not (out / "quality.json").is_file():
         raise KelronError(f"{out} exists and is not a dataset: name another folder")
+    if all(
+        (out / name).is_file() and (out / name).read_bytes() == text.encode("utf-8")
+        for name, text in files.items()
+        if name != CONFIG_FILE
+    ):
+        return True
+    if not replace:
+        raise KelronError(
+            f"{out} holds another dataset ({_difference(files, out)}): replace it with --replace (REPLACE in the "
+            "notebook), or name another folder; a run that was trained on it goes on with that one alone"
+        )
+    if foreign := sorted({path.name for path in out.iterdir()} - set(files)):
+        raise KelronError(f"{out} holds {foreign[0]!r}, which is no part of a dataset: move it away before --replace")
+    return False
+
+
+def _difference(files: Mapping[str, str], out: Path) -> str:
+    """In what the settings of the dataset in `out` differ from those of the new one."""
+    try:
+        there = json.loads((out / CONFIG_FILE).read_text(encoding="utf-8"))["data"]
+        now = json.loads(files[CONFIG_FILE])["data"]
+        changed = [
+            f"data.{key} {there.get(key)!r} there, {now[key]!r} now" for key in now if there.get(key) != now[key]
+        ]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return f"its {CONFIG_FILE} does not tell of what"
+    return "; ".join(changed) or "of the same settings: the persona, the seeds, Kelron or the files themselves changed"
+
+
+def _write(files: Mapping[str, str], out: Path) -> None:
     made: Path | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -86,11 +132,15 @@ def _write(files: Mapping[str, str], out: Path) -> None:
             shutil.rmtree(made)
 
 
-def build_dataset(config: RunConfig, out: Path) -> dict[str, Any]:
+def build_dataset(
+    config: RunConfig, out: Path, *, replace: bool = False, say: Callable[[str], None] = print
+) -> dict[str, Any]:
     """Make the dataset of a config in the folder `out` and return the quality report (also in quality.json).
 
-    The folder appears whole or not at all; the same config gives the same bytes. Raises KelronError for a broken
-    persona or seed file, seeds too few for data.rows, and rows that fail the gate (the first failing row is named).
+    The folder appears whole or not at all; the same config gives the same bytes, and where they are there already
+    nothing is written. Raises KelronError for a broken persona or seed file, seeds too few for data.rows, rows that
+    fail the gate (the first failing row is named), another dataset in `out` unless `replace`, and a folder in a run
+    that is going on.
     """
     persona = load_persona(config.data.persona)
     seeds = load_seeds(persona, config.data.languages)
@@ -106,7 +156,11 @@ def build_dataset(config: RunConfig, out: Path) -> dict[str, Any]:
     report["short_of_chat"] = expansion.short
     files = {f"{split}.jsonl": _lines(expansion.rows[split]) for split in SPLITS}
     files["quality.json"] = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    files["config.json"] = to_json(config)
+    files[CONFIG_FILE] = to_json(config)
     files["README.md"] = _card(persona, report, config)
-    _write(files, out)
+    with _run_of(out):
+        if _is_there(files, out, replace):
+            say(f"{out} is already there, with these very rows: left as it is")
+        else:
+            _write(files, out)
     return report
