@@ -13,16 +13,45 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from kelron_lib.config import RunConfig
+from kelron_lib.dataset import ABOUT, ROWS
 from kelron_lib.errors import KelronError
 from kelron_lib.runtime import BATCH_VARIABLE, duration, exclusive, read_json, write_json
-from kelron_lib.session import Status, read_status
+from kelron_lib.session import LOSSES_FILE, SESSIONS_FILE, STATUS_FILE, Status, read_status
+from kelron_lib.train import BEGUN_FILE, JOB_FILE
 
 CUT_AT = 0.45
 """Share of the training time after which the first session's budget ends."""
+
+NOTEBOOKS = ("01_data_prep", "02_train", "03_resume", "04_evaluate")
+MARK = "demo.json"
+"""What tells a demo's folder from any other."""
+DATASET = (*ROWS, *ABOUT)
+WRITTEN = (
+    ".*.lock",
+    MARK,
+    "notebooks",
+    "data",
+    ".data.*",
+    "work",
+    "store",
+    "adapter",
+    STATUS_FILE,
+    SESSIONS_FILE,
+    LOSSES_FILE,
+    JOB_FILE,
+    BEGUN_FILE,
+    "config.json",
+    "evaluate_config.json",
+    "scoreboard.json",
+    "answers.jsonl",
+    "report.html",
+)
+"""What a demo writes into its folder; with `.part` after the name where it was killed."""
 
 
 def run_notebook(notebook: Path, out: Path, parameters: dict[str, Any]) -> float:
@@ -33,8 +62,6 @@ def run_notebook(notebook: Path, out: Path, parameters: dict[str, Any]) -> float
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    if not notebook.is_file():
-        raise KelronError(f"{notebook} is missing: run from the project's folder, or name it with --notebooks")
     copies = out / "notebooks"
     copies.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
@@ -80,13 +107,40 @@ def first_budget(config: RunConfig, data: Path) -> float:
     return measured.startup_seconds + CUT_AT * training + config.session.reserve_seconds
 
 
+def _require_input(config: RunConfig, notebooks: Path) -> None:
+    """Raise KelronError where the demo could not go through to its end, before anything is deleted for it."""
+    from kelron_lib.model import require_device
+
+    for name in NOTEBOOKS:
+        if not (notebook := notebooks / f"{name}.ipynb").is_file():
+            raise KelronError(f"{notebook} is missing: run from the project's folder, or name it with --notebooks")
+    require_device(config)
+
+
+def _foreign(out: Path) -> list[Path]:
+    """What lies in an earlier demo's folder that no demo writes: in it, among its notebooks, and in its dataset."""
+    written = {out: WRITTEN, out / "notebooks": tuple(f"{name}.ipynb" for name in NOTEBOOKS), out / "data": DATASET}
+    return [
+        path
+        for folder, names in written.items()
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+        if not any(fnmatch(path.name.removesuffix(".part"), name) for name in names)
+    ]
+
+
 def _clear(out: Path) -> None:
-    """Remove what an earlier demo left in `out`. Raises KelronError if anything else is there."""
+    """Remove what an earlier demo left in `out`; to be called by the one that holds it.
+
+    Raises KelronError, naming it, if anything else is there; nothing is removed then.
+    """
     left = [path for path in out.iterdir() if not path.name.endswith(".lock")]
-    if left and not (out / "demo.json").is_file():
-        raise KelronError(f"{out} holds something that is not an earlier demo: choose another --out")
-    for path in left:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if left and not (out / MARK).is_file():
+        raise KelronError(f"{out} holds {left[0].name} and is not an earlier demo: choose another --out")
+    if foreign := _foreign(out):
+        raise KelronError(f"{foreign[0]} is not of an earlier demo: move it away, or choose another --out")
+    for path in sorted(left, key=lambda path: path.name == MARK):  # the mark last: cut off here, it is a demo still
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def run_demo(config: RunConfig, out: Path, notebooks: Path) -> bool:
@@ -94,17 +148,19 @@ def run_demo(config: RunConfig, out: Path, notebooks: Path) -> bool:
     from kelron_lib.evaluate import checks
 
     out = out.absolute()
+    _require_input(config, notebooks)
     with exclusive(out, "demo"):
-        _clear(out)
+        with exclusive(
+            out
+        ):  # a run may be going on in it that no demo started; the notebooks take this lock themselves
+            _clear(out)
         began = time.monotonic()
-        write_json(out / "demo.json", {"preset": config.preset})
+        write_json(out / MARK, {"preset": config.preset})
         timings = _run_notebooks(config, out, notebooks)
         scoreboard = read_json(out / "scoreboard.json")
         missed = [check.text for check in checks(scoreboard) if not check.met]
         seconds = time.monotonic() - began
-        write_json(
-            out / "demo.json", {"preset": config.preset, "seconds": seconds, "timings": timings, "missed": missed}
-        )
+        write_json(out / MARK, {"preset": config.preset, "seconds": seconds, "timings": timings, "missed": missed})
         _print_summary(out, seconds, missed)
     return not missed
 
@@ -118,16 +174,17 @@ def _run_notebooks(config: RunConfig, out: Path, notebooks: Path) -> dict[str, f
         parameters = {"PRESET": config.preset, "RUN": str(out), "OVERRIDES": list(overrides)}
         timings[notebook] = run_notebook(notebooks / f"{notebook}.ipynb", out, parameters)
 
-    step("data", "01_data_prep")
+    data, first, later, evaluate = NOTEBOOKS
+    step("data", data)
     budget = first_budget(config, out / "data")
-    step("first session", "02_train", (f"session.budget_seconds={budget:.1f}",))
+    step("first session", first, (f"session.budget_seconds={budget:.1f}",))
     _require_cut(read_status(out))
     for gone in (out / "work", out / "data"):
         shutil.rmtree(gone)
         print(f"deleted {gone}: the next session has the store alone", flush=True)
-    step("second session", "03_resume")
+    step("second session", later)
     _require_resumed(read_status(out))
-    step("scoreboard and chat", "04_evaluate")
+    step("scoreboard and chat", evaluate)
     return timings
 
 

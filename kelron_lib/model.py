@@ -90,6 +90,16 @@ def quantization(config: RunConfig) -> Any:
     )
 
 
+def require_device(config: RunConfig) -> None:
+    """Raise KelronError where this machine cannot compute in the config's dtype."""
+    import torch
+
+    if config.model.dtype == "float16" and not torch.cuda.is_available():
+        raise KelronError(
+            "model.dtype is float16 but there is no CUDA device: run on a GPU, or use --set model.dtype=float32"
+        )
+
+
 def load_base(config: RunConfig) -> tuple[Any, Any]:
     """The nf4 base model (frozen, eval mode) and its tokenizer.
 
@@ -99,10 +109,7 @@ def load_base(config: RunConfig) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    if config.model.dtype == "float16" and not torch.cuda.is_available():
-        raise KelronError(
-            "model.dtype is float16 but there is no CUDA device: run on a GPU, or use --set model.dtype=float32"
-        )
+    require_device(config)
     _quiet_bitsandbytes()
     tokenizer = load_tokenizer(config)
     name = base_name(config)

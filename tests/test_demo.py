@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from kelron_lib import demo
+from kelron_lib.config import apply_overrides
 from kelron_lib.errors import KelronError
-from kelron_lib.runtime import write_json
+from kelron_lib.runtime import exclusive, write_json
 from kelron_lib.session import make_status, write_status
 
 NOTEBOOKS = ["01_data_prep", "02_train", "03_resume", "04_evaluate"]
@@ -75,9 +78,79 @@ def test_the_first_budget_ends_in_the_midst_of_training(small_config, small_data
 
 def test_only_an_earlier_demo_is_cleared(small_config, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(KelronError, match="not an earlier demo"):
+    with pytest.raises(KelronError, match=r"holds thesis\.txt and is not an earlier demo"):
         demo.run_demo(small_config, tmp_path, Path("notebooks"))
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.fixture
+def earlier(run, small_data):
+    """A folder with what a demo leaves: the files of a run, and those that the notebooks add."""
+    out = run[0]
+    shutil.copytree(small_data, out / "data", dirs_exist_ok=True)
+    (out / "notebooks").mkdir()
+    for name in NOTEBOOKS:
+        (out / "notebooks" / f"{name}.ipynb").write_text("{}")
+    for name in ("scoreboard.json", "answers.jsonl", "report.html", "evaluate_config.json", "losses.json.part"):
+        (out / name).write_text("{}")
+    (out / "adapter.part").mkdir()
+    write_json(out / "demo.json", {"preset": "tiny-cpu"})
+    return out
+
+
+def everything(out):
+    return {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file() and path.suffix != ".lock"}
+
+
+def test_all_that_a_demo_writes_is_cleared(earlier):
+    demo._clear(earlier)
+    assert all(path.name.endswith(".lock") for path in earlier.iterdir())
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "notebooks/mine.ipynb", "data/more.jsonl", "my.lock"])
+def test_a_users_file_in_an_earlier_demo_is_named_and_nothing_goes(name, earlier, small_config):
+    (earlier / name).write_text("years of work")
+    before = everything(earlier)
+    with pytest.raises(KelronError, match=rf"{re.escape(name)} is not of an earlier demo: move it away"):
+        demo.run_demo(small_config, earlier, Path("notebooks"))
+    assert everything(earlier) == before
+    assert (earlier / name).read_text() == "years of work"
+
+
+@pytest.mark.parametrize("lacking", ["a notebook", "a GPU"])
+def test_a_demo_that_could_not_run_deletes_nothing(lacking, earlier, small_config, tmp_path, monkeypatch):
+    notebooks = shutil.copytree("notebooks", tmp_path / "notebooks")
+    config, words = small_config, r"04_evaluate\.ipynb is missing: run from the project's folder"
+    if lacking == "a notebook":
+        (notebooks / "04_evaluate.ipynb").unlink()
+    else:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        config, words = apply_overrides(small_config, ["model.dtype=float16"]), "no CUDA device"
+    before = everything(earlier)
+    with pytest.raises(KelronError, match=words):
+        demo.run_demo(config, earlier, notebooks)
+    assert everything(earlier) == before
+
+
+def test_a_demo_waits_for_no_run_in_its_folder_and_deletes_nothing_of_it(earlier, small_config):
+    before = everything(earlier)
+    with exclusive(earlier), pytest.raises(KelronError, match="another run"):
+        demo.run_demo(small_config, earlier, Path("notebooks"))
+    assert everything(earlier) == before
+
+
+def test_the_notebooks_can_hold_the_run_themselves(earlier, small_config, monkeypatch):
+    class Reached(Exception):
+        """The notebooks would run now."""
+
+    def notebooks_run(config, out, notebooks):
+        with exclusive(out):
+            raise Reached
+
+    monkeypatch.setattr(demo, "_run_notebooks", notebooks_run)
+    with pytest.raises(Reached):
+        demo.run_demo(small_config, earlier, Path("notebooks"))
+    assert sorted(path.name for path in earlier.iterdir()) == [".demo.lock", ".run.lock", "demo.json"]
 
 
 PROBE = """
