@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 from dataclasses import asdict
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from kelron_lib import __version__
 from kelron_lib.__main__ import main
 from kelron_lib.config import PRESETS, from_dict, load_preset, resolve, to_dict
 from kelron_lib.evaluate import METRICS, checks, proportion
+from kelron_lib.runtime import exclusive
 from kelron_lib.tiny import base_path
 from kelron_lib.tiny.build import Recipe
 
@@ -114,6 +116,49 @@ def test_an_adapter_that_was_cut_off_is_named(capsys, tmp_path, trained):
     assert code == 2
     assert err.startswith(f"kelron: cannot load the adapter of '{adapter}': ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "purpose"),
+    [*((verb, "run") for verb in ("train", "resume", "data", "evaluate", "demo")), ("demo", "demo")],
+)
+def test_a_second_run_in_a_folder_is_one_line_and_exit_code_2(capsys, trained, verb, purpose):
+    out = trained / "data" if verb == "data" else trained
+    settings = [] if verb == "demo" else SETTINGS
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.suffix != ".lock"}
+    with exclusive(trained, purpose):
+        code, _, err = run(capsys, verb, *settings, "--out", out)
+    assert code == 2
+    assert re.fullmatch(rf"kelron: another {purpose} \(process \d+\) is using {re.escape(str(trained))}: .*\n", err)
+    kept = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.suffix != ".lock"}
+    assert {path: time for path, time in kept.items() if path != trained} == {
+        path: time for path, time in before.items() if path != trained
+    }
+
+
+def test_a_demo_in_a_folder_with_other_things_is_one_line_and_exit_code_2(capsys, trained):
+    code, _, err = run(capsys, "demo", "--out", trained)
+    assert code == 2
+    assert re.fullmatch(r"kelron: .* is not an earlier demo: choose another --out\n", err)
+    assert (trained / "adapter").is_dir()
+
+
+def test_data_is_made_anew_only_when_told_to(capsys, tmp_path, trained):
+    at = ("--out", shutil.copytree(trained / "data", tmp_path / "data"))
+    rows = (tmp_path / "data" / "train.jsonl").read_bytes()
+    code, out, _ = run(capsys, "data", *SETTINGS, *at)
+    assert (code, out.splitlines()[0]) == (
+        0,
+        f"{tmp_path / 'data'} is already there, with these very rows: left as it is",
+    )
+    other = (*SETTINGS, "--set", "data.seed=2", *at)
+    code, _, err = run(capsys, "data", *other)
+    assert code == 2
+    assert err.startswith(f"kelron: {tmp_path / 'data'} holds another dataset (data.seed 1 there, 2 now): replace it")
+    assert err.count("\n") == 1
+    assert (tmp_path / "data" / "train.jsonl").read_bytes() == rows
+    assert run(capsys, "data", "--replace", *other)[0] == 0
+    assert (tmp_path / "data" / "train.jsonl").read_bytes() != rows
 
 
 def test_the_demo_without_its_extra_says_what_to_install(capsys, tmp_path, monkeypatch):
