@@ -109,7 +109,7 @@ def test_a_change_is_refused_until_it_is_accepted_and_acts_at_once(run, small_co
 
     # Left in the parameters it does no harm, and what was changed before stays written down.
     assert train(config, small_data, out, accept_changes=keys, say=silent).reason == "the run was already finished"
-    assert "accepted" not in sessions(out)[-1]
+    assert [session.get("accepted") for session in sessions(out)] == [None, changes]
 
 
 def test_changes_of_several_sessions_are_all_kept(run, small_config, small_data):
