@@ -88,12 +88,12 @@ class EarlierStatus:
         return self._content is not None and self._read() == self._content
 
 
-def kept_step(store: Store | None, *, verified: bool = False) -> int:
-    """The last step with a checkpoint in the store that is intact (`verified`: what LATEST names is known to be); 0
-    where there is none, or the store does not tell."""
-    if store is None:
-        return 0
+def kept_step(find: Callable[[], Store | None], *, verified: bool = False) -> int:
+    """The last step with an intact checkpoint in the store that `find` gives (`verified`: what LATEST names is known to
+    be); 0 where there is none, or the store cannot be reached or does not tell."""
     try:
+        if (store := find()) is None:
+            return 0
         if verified:
             with suppress(DamagedFile):
                 newest = latest(store)

@@ -317,7 +317,8 @@ class _Session:
             return
         words = str(error).strip() or type(error).__name__
         elsewhere = self.keeper is None and self.began_training  # in other processes, which verified what LATEST names
-        status = self.status("failed", words.splitlines()[0], kept_step(self.opened, verified=elsewhere))
+        step = kept_step(lambda: self.store if elsewhere else self.opened, verified=elsewhere)
+        status = self.status("failed", words.splitlines()[0], step)
         try:
             write_status(self.out, status)
             if self.began_training and self.world.first:
