@@ -150,9 +150,8 @@ def run_demo(config: RunConfig, out: Path, notebooks: Path) -> bool:
     out = out.absolute()
     _require_input(config, notebooks)
     with exclusive(out, "demo"):
-        with exclusive(
-            out
-        ):  # a run may be going on in it that no demo started; the notebooks take this lock themselves
+        # A run may be going on in it that no demo started; the notebooks take this lock themselves.
+        with exclusive(out):
             _clear(out)
         began = time.monotonic()
         write_json(out / MARK, {"preset": config.preset})
