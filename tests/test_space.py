@@ -1,7 +1,6 @@
 """A disk that is full before a run, or in the midst of one: one line, exit code 2, nothing of what was saved lost."""
 
 import errno
-import json
 import os
 import shutil
 from collections import namedtuple
