@@ -28,7 +28,8 @@ demo: $(READY)  ## The main job on the tiny preset: data, two training sessions,
 	@echo "== the whole of Kelron on two CPU cores, into runs/demo"
 	@$(BIN)/kelron demo --out runs/demo
 
-# Two at a time, by file: tests that share a trained run stay together; one thread of torch each, or they fight.
+# Two at a time, by file: tests that share a trained run stay together; one thread of torch each, or they fight. The
+# slow ones start several processes each and wait for them: one at a time.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test: $(READY)  ## Run the tests (offline, CPU)
@@ -37,7 +38,7 @@ test: $(READY)  ## Run the tests (offline, CPU)
 
 slow: $(READY)  ## Run the whole runs that are too long for `make test`: kills, chains of sessions on Kaggle's stand-in
 	@echo "== slow tests"
-	@$(PYTEST) -m "slow and not gpu"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow and not gpu"
 
 lint: $(READY)  ## Check style, types and notebooks, change nothing
 	@echo "== ruff, mypy"
