@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -162,6 +163,10 @@ def test_a_run_whose_uploads_are_refused_ends_with_the_reason_and_goes_on_bit_eq
     monkeypatch.setattr(train_module, "open_store", partial(open_again, fails=True))
     with pytest.raises(RunFailed, match=reason):
         train(config, small_data, out, say=silent)
+    for thread in threading.enumerate():  # a last heartbeat may still be on its way, and would be in the next one's
+        if thread.name == "lease":
+            thread.join(60)
+            assert not thread.is_alive()
     hub.faults.clear()
     status = read_status(out)
     assert status.state == "failed"
