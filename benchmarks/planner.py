@@ -77,8 +77,7 @@ def request_of(setup: Setup, fields: dict[str, Any], layers: int) -> dict[str, A
 def predicted(setup: Setup, fields: dict[str, Any], layers: int) -> float:
     """GiB: the planner's highest phase, but for loading and preparing, which come before the steps."""
     shape = replace(read_shape(fields), layers=layers)
-    phases = gpu_memory(shape, work_of(setup), Share(layers)).phases
-    return max(sum(parts.values()) for name, parts in phases.items() if name not in ("loading", "preparing"))
+    return gpu_memory(shape, work_of(setup), Share(layers)).step_peak
 
 
 def compared(setups: Sequence[Setup], fields: dict[str, Any], layers: int) -> Iterator[dict[str, Any]]:

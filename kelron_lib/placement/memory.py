@@ -337,6 +337,11 @@ class GpuMemory:
         return sum(self.phases[self.peak_phase].values())
 
     @property
+    def step_peak(self) -> float:
+        """GiB allocated at the highest point of the steps; loading and preparing come before them."""
+        return max(sum(parts.values()) for name, parts in self.phases.items() if name not in ("loading", "preparing"))
+
+    @property
     def needed(self) -> float:
         """What the run takes from the device: peak, slack, context."""
         return self.peak + self.slack + self.context

@@ -230,15 +230,14 @@ def _gpu_lines(plan: Plan, work: Workload, gpu: int, result: Mapping[str, Any], 
     run = result["runs"][0]
     shape = replace(plan.shape, layers=run["layers"])
     memory = gpu_memory(shape, work, Share(shape.layers), gpu)
-    steps = [sum(parts.values()) for name, parts in memory.phases.items() if name not in ("loading", "preparing")]
     rest = sum(weight_parts(shape, work, Share(shape.layers)).values())
     rest += 4.0 * shape.lora(work.lora_rank, work.lora_targets)
     slack = memory.slack / memory.peak
     at = "" if shape.layers == plan.shape.layers else f"{shape.layers} layers"
     lines = (
         ("weights and adapter", rest / GIB, run["at_rest"]["allocated"]),
-        ("peak allocated", max(steps), run["peak_allocated"]),
-        ("peak reserved", max(steps) * (1 + slack), run["peak_reserved"]),
+        ("peak allocated", memory.step_peak, run["peak_allocated"]),
+        ("peak reserved", memory.step_peak * (1 + slack), run["peak_reserved"]),
     )
     return [
         Comparison(f"GPU {gpu}, {what}", predicted, measured, "GiB", at, half) for what, predicted, measured in lines
