@@ -1,10 +1,12 @@
 """Kills training at random moments, again and again, and holds what the store says against an uninterrupted run.
 
 `python tests/soak.py --processes 1 2 --kills 150 50` (150 in one process, 50 in two) prints a table and exits 1 where
-a single promise was broken; `--report docs/reliability.md` puts the table there. After every kill: LATEST names a
-verified checkpoint no older than the one before, and the next session goes on from it. When a run is finished: adapter
-and logged losses are, bit for bit, those of the run that nobody cut. Half of the kills take the machine with them: work
-and results are deleted, the store is all there is.
+a single promise was broken; `--report docs/reliability.md` puts the table there. `--at-once 12` is for a machine with
+many processors: the kills are shared out among twelve of these scripts, each with a Hub of its own.
+
+After every kill: LATEST names a verified checkpoint no older than the one before, and the next session goes on from it.
+When a run is finished: adapter and logged losses are, bit for bit, those of the run that nobody cut. Half of the kills
+take the machine with them: work and results are deleted, the store is all there is.
 
 The stores on the Hub are the real client against a stand-in on this machine. What this cannot show: a machine that
 loses power (the kernel still writes what a killed process had written), and the real Hub.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -77,6 +80,11 @@ class Row:
     lost_checkpoints: int = 0
     machines_lost: int = 0
     broken: list[str] = field(default_factory=list)
+
+    def add(self, other: Row) -> None:
+        """Take in what was seen of the same by another script."""
+        for name in ("kills", "runs", "sessions", "steps", "lost_steps", "lost_checkpoints", "machines_lost", "broken"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def line(self) -> str:
         lost = sorted(self.lost_steps) or [0]
@@ -280,6 +288,26 @@ def rows(count: int, kills: int, stores: list[str], folder: Path, seed: int, ses
         yield row
 
 
+def at_once(shares: int, kills: dict[int, int], stores: list[str], seed: int) -> list[Row]:
+    """The same kills by several of these scripts beside each other, their rows put together."""
+    whole = {(count, store): Row(store, count) for count in kills for store in stores}
+    parts = max(1, shares // len(whole))
+    with tempfile.TemporaryDirectory(prefix="soak-rows-") as folder:
+        started = []
+        for (count, store), part in itertools.product(whole, range(parts)):
+            mine = kills[count] // len(stores) + (stores.index(store) < kills[count] % len(stores))
+            file = Path(folder) / f"{store}-{count}-{part}.json"
+            given = {"stores": store, "processes": count, "kills": mine // parts + (part < mine % parts)}
+            words = [f"--{name}={value}" for name, value in given.items()]
+            command = [sys.executable, __file__, *words, f"--seed={seed + part}", f"--json={file}"]
+            started.append((whole[count, store], file, subprocess.Popen(command, stdout=subprocess.DEVNULL)))
+        for row, file, process in started:
+            if process.wait() and not file.exists():
+                raise SystemExit(f"a share of the soak ended with {process.returncode} before it had anything to say")
+            row.add(Row(**json.loads(file.read_text())[0]))
+    return list(whole.values())
+
+
 def table(found: list[Row], seconds: float) -> str:
     """All rows, and what they come to."""
     kills, machines = sum(row.kills for row in found), sum(row.machines_lost for row in found)
@@ -308,6 +336,7 @@ def main() -> int:
     parser.add_argument("--stores", nargs="+", choices=URLS, default=list(URLS))
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="scripts beside each other")
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     parser.add_argument("--report", type=Path, help=f"a document with {BEGIN} and {END}, to put the table between")
     options = parser.parse_args()
@@ -315,14 +344,20 @@ def main() -> int:
         parser.error("give --kills as many numbers as --processes")
     kills = dict(zip(options.processes, options.kills, strict=True))
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        found = soak(kills, options.stores, Path(folder), options.seed)
+    if options.at_once > 1:
+        found = at_once(options.at_once, kills, options.stores, options.seed)
+    else:
+        with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+            found = soak(kills, options.stores, Path(folder), options.seed)
     text = table(found, time.monotonic() - began)
     print(text)
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in found], indent=2) + "\n")
     if options.report:
-        shown = f"--processes {' '.join(map(str, options.processes))} --kills {' '.join(map(str, options.kills))}"
+        beside = f" --at-once {options.at_once}" if options.at_once > 1 else ""
+        shown = (
+            f"--processes {' '.join(map(str, options.processes))} --kills {' '.join(map(str, options.kills))}{beside}"
+        )
         write_report(options.report, text, f"python tests/soak.py {shown}")
     return 1 if any(row.broken for row in found) else 0
 

@@ -113,3 +113,32 @@ def test_the_distribution_is_the_one_described():
     assert len(sizes) == 4096
     assert sum(sizes) / len(sizes) == pytest.approx(110, abs=1.5)
     assert (min(sizes), max(sizes)) == (16, 512)
+
+
+def test_loading_reads_the_hosts_memory_and_removes_its_checkpoint(tmp_path):
+    file = tmp_path / "result.json"
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT.with_name("loading.py")), "--shape=tiny", f"--dir={tmp_path}", f"--json={file}"],
+        capture_output=True,
+        text=True,
+        env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(file.read_text())
+    assert result["resident"] > result["anonymous"] > result["bytes"] > 100_000
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_resume_compares_a_cut_run_with_a_whole_one(tmp_path):
+    file = tmp_path / "result.json"
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT.with_name("resume.py")), f"--dir={tmp_path}", f"--json={file}"],
+        capture_output=True,
+        text=True,
+        env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = json.loads(file.read_text())
+    assert runs["resumed"]["first_step"] == runs["cut"]["step"] < runs["whole"]["step"]
+    assert runs["resumed"]["adapter"] == runs["whole"]["adapter"]
+    assert list(tmp_path.iterdir()) == [file]

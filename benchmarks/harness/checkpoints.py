@@ -1,0 +1,63 @@
+"""A checkpoint of random 16-bit weights in the exact shape of a model, as the Hub has one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.measure import GIB
+from harness.models import SHAPES
+
+SHARD = 4 * GIB
+"""A file's size at most, unless one matrix is larger."""
+
+
+def skeleton(shape: str) -> Any:
+    """The model without weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model("qwen2", **SHAPES[shape], tie_word_embeddings=False, dtype="bfloat16")
+    config.architectures = ["Qwen2ForCausalLM"]
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def shards(model: Any) -> Iterator[dict[str, torch.Tensor]]:
+    """Random bf16 weights under the model's names, a file's worth at a time."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    held: dict[str, torch.Tensor] = {}
+    size = 0
+    for name, like in model.state_dict().items():
+        if held and size + 2 * like.numel() > SHARD:
+            yield held
+            held, size = {}, 0
+        held[name] = torch.empty(like.shape, dtype=torch.bfloat16, device=device).normal_(std=0.02).cpu()
+        size += 2 * like.numel()
+    yield held
+
+
+def write_checkpoint(shape: str, folder: Path) -> int:
+    """A checkpoint as the Hub has it, with the packaged tokenizer; its bytes."""
+    from safetensors.torch import save_file
+    from transformers import AutoTokenizer
+
+    from kelron_lib.config import resolve
+    from kelron_lib.model import base_name
+
+    torch.manual_seed(0)
+    model = skeleton(shape)
+    where: dict[str, str] = {}
+    for number, weights in enumerate(shards(model)):
+        file = f"model-{number:05d}.safetensors"
+        save_file(weights, folder / file, metadata={"format": "pt"})
+        where |= dict.fromkeys(weights, file)
+    total = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    index = {"metadata": {"total_size": total}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    model.config.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base_name(resolve("tiny-cpu"))).save_pretrained(folder)
+    return total
