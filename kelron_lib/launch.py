@@ -86,6 +86,25 @@ def run_processes(
             team.end()
 
 
+def interface_towards(host: str) -> str:
+    """The network interface of this machine that leads to `host`; empty where it cannot be told.
+
+    Left alone, gloo listens where the machine's own name leads: on many systems to 127.0.1.1, where no other machine
+    finds it.
+    """
+    import psutil
+
+    try:
+        family, *_, place = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as towards:
+            towards.connect(place)  # sends nothing
+            own = towards.getsockname()[0]
+    except OSError:
+        return ""
+    found = [name for name, places in psutil.net_if_addrs().items() if own in {place.address for place in places}]
+    return found[0] if found else ""
+
+
 class _Team:
     """The processes of this machine."""
 
@@ -93,7 +112,7 @@ class _Team:
         self.first = cluster.machine * processes
         self.size = cluster.machines * processes
         self.ranks = range(self.first, self.first + processes)
-        self.alone = cluster.machines == 1
+        self.host = cluster.address[0]
         self.folder, self.say = folder, say
         self.running: dict[int, subprocess.Popen[str]] = {}
         self._lines: queue.Queue[tuple[int, str | None]] = queue.Queue()
@@ -118,8 +137,8 @@ class _Team:
     def _environment(self, rank: int) -> dict[str, str]:
         processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         defaults = {"OMP_NUM_THREADS": str(max(1, processors // len(self.ranks)))}
-        if self.alone and "lo" in {name for _, name in socket.if_nameindex()}:
-            defaults["GLOO_SOCKET_IFNAME"] = "lo"  # a machine's own name may lead nowhere
+        if interface := interface_towards(self.host):
+            defaults["GLOO_SOCKET_IFNAME"] = interface  # a machine's own name may lead nowhere, or to itself alone
         return {
             **defaults,
             **child_environment(),

@@ -1,20 +1,23 @@
 """Training in two CPU processes: the same run as in one, cut or not, on one machine or two, and told when one fails."""
 
 import json
+import os
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 import kelron_lib.train as module
 from kelron_lib.begin import Begun
 from kelron_lib.config import apply_overrides
 from kelron_lib.errors import KelronError, ProcessFailed
-from kelron_lib.launch import Cluster, run_processes
+from kelron_lib.launch import Cluster, interface_towards, run_processes
 from kelron_lib.lease import LEASE, Lease, read_lease
 from kelron_lib.processes import World, processes_for
 from kelron_lib.runtime import write_json
@@ -359,3 +362,58 @@ def test_one_process_agrees_with_itself():
     alone = World()
     assert alone.first
     assert (alone.any(True), alone.any(False), alone.sum(2.5), alone.gather("x")) == (True, False, 2.5, ["x"])
+
+
+def test_the_interface_is_the_one_that_leads_there():
+    own = {place.address: name for name, places in psutil.net_if_addrs().items() for place in places}
+    assert interface_towards("127.0.0.1") == own["127.0.0.1"]
+    assert interface_towards("nowhere.invalid") == ""
+
+
+MACHINE = """
+import sys
+from kelron_lib.launch import Cluster, run_processes
+
+TASK = "from kelron_lib.worker import work; work(lambda world: print('sum', world.sum(world.rank + 1.0)))"
+run_processes(("-c", TASK), 1, cluster=Cluster(2, int(sys.argv[1]), sys.argv[2]))
+"""
+NETWORK = """
+ip netns add {a}; ip netns add {b}
+ip link add v{a} netns {a} type veth peer name v{b} netns {b}
+ip -n {a} addr add 10.99.7.1/24 dev v{a}; ip -n {b} addr add 10.99.7.2/24 dev v{b}
+ip -n {a} link set lo up; ip -n {a} link set v{a} up; ip -n {b} link set lo up; ip -n {b} link set v{b} up
+"""
+
+
+@pytest.fixture
+def two_hosts():
+    """Two network namespaces with a wire between them, where a machine's own name leads to itself alone."""
+    names = {"a": f"k{os.getpid()}a", "b": f"k{os.getpid()}b"}
+    made = subprocess.run(["sh", "-ec", NETWORK.format(**names)], capture_output=True, text=True, check=False)
+    try:
+        if made.returncode:
+            pytest.skip(f"no network namespaces here: {made.stderr.strip()}")
+        yield list(names.values())
+    finally:
+        for name in names.values():
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def test_two_hosts_find_each_other_over_the_network_between_them(two_hosts):
+    machines = [
+        subprocess.Popen(
+            ["ip", "netns", "exec", host, sys.executable, "-c", MACHINE, str(number), "10.99.7.1:29500"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+        for number, host in enumerate(two_hosts)
+    ]
+    try:
+        said = [machine.communicate(timeout=90)[0] for machine in machines]
+    finally:
+        for machine in machines:
+            machine.kill()
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    assert ["sum 3.0" in lines for lines in said] == [True, True], said
