@@ -123,6 +123,7 @@ def load_base(config: RunConfig) -> tuple[Any, Any]:
         )
     except _load_errors() as error:
         raise _explain(error, "model", name) from None
+    _compute_in(model, getattr(torch, config.model.dtype))
     _keep_trainable_on_cpu(model)
     model.eval()
     return model, tokenizer
@@ -131,6 +132,22 @@ def load_base(config: RunConfig) -> tuple[Any, Any]:
 def _quiet_bitsandbytes() -> None:
     """On its first import it looks for an optional CPU kernel on the hub and warns that it is not there."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _compute_in(model: Any, dtype: Any) -> None:
+    """Have a checkpoint that was saved in 4 bits compute in `dtype` too: it brings the dtype of its maker, mostly
+    bfloat16, which a T4 has no cores for, and transformers (5.23) lets that win over what is asked for."""
+    import bitsandbytes
+
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.compute_dtype, module.compute_type_is_set = dtype, True
+            if (state := module.weight.quant_state) is not None:
+                state.dtype = dtype
+    for parameter in model.parameters():
+        packed = isinstance(parameter, bitsandbytes.nn.Params4bit)  # whatever dtype holds it
+        if not packed and parameter.is_floating_point() and parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)
 
 
 def _keep_trainable_on_cpu(model: Any) -> None:
