@@ -78,8 +78,11 @@ def _chat(args: argparse.Namespace, config: RunConfig) -> int:
 def _plan(args: argparse.Namespace, config: RunConfig) -> int:
     import json
 
+    from kelron_lib.config import MADE_FOR
+    from kelron_lib.data import split_sizes
     from kelron_lib.model import base_name
     from kelron_lib.placement import (
+        Epoch,
         attempts,
         attempts_dict,
         attempts_table,
@@ -88,14 +91,17 @@ def _plan(args: argparse.Namespace, config: RunConfig) -> int:
         plan,
         plan_dict,
         plan_table,
-        workload,
     )
+    from kelron_lib.preflight.run import planned_work
 
     if args.attempts:
         replays = attempts()
         print(json.dumps(attempts_dict(replays), indent=2) if args.json else attempts_table(replays))
         return 0
-    made = plan(find_config(base_name(config)), workload(config), parse_gpus(args.gpus), wanted=2)
+    fields = find_config(base_name(config))
+    epoch = Epoch(samples=split_sizes(config.data)["train"])
+    wanted = MADE_FOR.get(config.preset) or None
+    made = plan(fields, planned_work(config, fields), parse_gpus(args.gpus), epoch=epoch, wanted=wanted)
     print(json.dumps(plan_dict(made), indent=2) if args.json else plan_table(made))
     return 0
 

@@ -344,6 +344,12 @@ def test_the_plan_says_what_fits_and_why(capsys):
     code, out, _ = run(capsys, "plan", "--preset", "kelron-14b-t4x2", "--json")
     assert code == 0
     assert {"ddp", "sandwich", "balanced", "single"} <= set(str(out).replace('"', " ").split())
+    assert json.loads(out)["epoch"]["samples"] == 35000 - 600 - 1500
+    code, out, _ = run(capsys, "plan", "--preset", "kelron-14b-t4x2", "--gpus", "14.74", "--set", "data.rows=9000")
+    assert "The preset is made for 2 GPUs and there is 1" in out
+    assert "epoch of 7,020 samples" in out
+    code, out, _ = run(capsys, "plan", "--gpus", "14.74")
+    assert "made for" not in out
     code, out, _ = run(capsys, "plan", "--attempts")
     assert code == 0
     assert "rotary" in out

@@ -255,6 +255,8 @@ def test_a_copy_that_does_not_fit_gives_way_to_the_sandwich():
     assert not weighed.option("ddp").fits
     assert "5,120 tokens a pass would fit" in weighed.option("ddp").verdict
     assert "no faster placement does" in weighed.best.verdict
+    told = "cannot run sandwich: set train.rows_per_pass=10 at most (ddp)"
+    assert any(told in note for note in weighed.notes)
     fitting = plan(CONFIG, Workload(rows=weighed.option("ddp").tokens_that_fit // 512), T4X2)
     assert fitting.chosen == "ddp"
     assert not plan(CONFIG, Workload(rows=fitting.work.rows + 1), T4X2).option("ddp").fits
@@ -339,6 +341,13 @@ def test_picture_table_and_json_tell_the_same():
         assert entry["verdict"] in table
         assert f"{entry['margin_gib']:+.2f}" in table
         assert len(entry["device_maps"][0]) == 52
+        for gpu in entry["gpus"]:
+            for phase, parts in gpu["parts_gib"].items():
+                assert sum(parts.values()) == pytest.approx(gpu["phases_gib"][phase], abs=0.01)
+    for gpu in weighed.best.gpus:
+        for phase, parts in gpu.phases.items():
+            assert phase in table
+            assert all(f"{part:<16}" in table for part in parts)  # the loss chunk too, which is not at the peak
 
 
 def test_planning_needs_neither_torch_nor_transformers():

@@ -589,7 +589,13 @@ def test_other_jobs_leave_the_plan_less(two_t4s, monkeypatch):
     assert report.plan.used == (3.0, 0.0)
     assert report.plan.chosen == "sandwich"
     assert report.probe is None
-    assert "sandwich spreads one copy" in report.skipped
+    assert report.skipped == "not run, because of plan"
+    (failed,) = report.failed
+    assert "sandwich" in failed.found
+    assert "spreads one copy over the GPUs" in failed.found
+    most = report.plan.option("ddp").tokens_that_fit // 512
+    single = "train on GPU 1 alone (CUDA_VISIBLE_DEVICES=1)"
+    assert failed.fix == (f"set train.rows_per_pass={most} at most (ddp) or {single}" if most else single)
     assert state_of(report, "gpu memory").state == "warning"
 
 

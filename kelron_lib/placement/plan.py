@@ -23,6 +23,8 @@ from kelron_lib.placement.speed import (
 )
 
 PLACEMENTS = ("ddp", "sandwich", "balanced", "single")
+SPLIT = ("sandwich", "balanced")
+"""Placements that spread one copy over the GPUs: planned, but neither probed nor trained by Kelron."""
 DESCRIPTIONS = {
     "ddp": "a whole copy on each GPU, all at work at once",
     "sandwich": "input and output on GPU 0, all layers on the rest",
@@ -321,6 +323,10 @@ def _notes(setting: _Setting, options: Sequence[Option], chosen: Option | None, 
             f"Nothing fits. Closest: {best.placement}, {-best.margin:.2f} GiB short. Take fewer rows a pass, a smaller "
             "rank, head nf4, or a smaller base."
         )
+    if chosen is not None and chosen.placement in SPLIT:
+        notes.append(
+            f"`kelron train` keeps whole copies and cannot run {chosen.placement}: {whole_copies(options, work)}."
+        )
     if setting.work.optimizer == "paged_adamw_8bit":
         states = 2 * (1 + 4 / 256) * setting.shape.lora(setting.work.lora_rank, setting.work.lora_targets) / 2**30
         notes.append(
@@ -332,6 +338,21 @@ def _notes(setting: _Setting, options: Sequence[Option], chosen: Option | None, 
         f"published single-T4 runs take {OVERHEAD:g}x the ideal time."
     )
     return notes
+
+
+def whole_copies(options: Sequence[Option], work: Workload) -> str:
+    """What would let a whole copy on each GPU, or on one, fit."""
+    ways = [
+        f"set train.rows_per_pass={option.tokens_that_fit // work.row_tokens} at most ({option.placement})"
+        for option in options
+        if option.placement == "ddp" and option.tokens_that_fit
+    ]
+    ways += [
+        f"train on GPU {option.gpus[0].gpu} alone (CUDA_VISIBLE_DEVICES={option.gpus[0].gpu})"
+        for option in options
+        if option.placement == "single" and option.fits
+    ]
+    return " or ".join(ways) or "take a smaller lora.r or base, or larger GPUs"
 
 
 def _is_are(count: int) -> str:

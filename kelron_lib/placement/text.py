@@ -85,13 +85,19 @@ def _memory_table(gpus: Sequence[GpuMemory]) -> list[str]:
 
 
 def _phase_table(gpus: Sequence[GpuMemory]) -> list[str]:
-    phases = list(dict.fromkeys(phase for gpu in gpus for phase in gpu.phases))
-    rows = []
-    for phase in phases:
-        sums = (f"{sum(gpu.phases[phase].values()):.2f}" if phase in gpu.phases else "" for gpu in gpus)
-        rows.append([phase, *sums])
-    header = ["GiB allocated", *(f"GPU {gpu.gpu}" for gpu in gpus)]
-    return grid(header, rows, frozenset(range(1, len(header))))
+    """Every part in every phase, one table for GPUs that hold the same."""
+    alike: dict[str, list[GpuMemory]] = {}
+    for gpu in gpus:
+        alike.setdefault(str(gpu.phases), []).append(gpu)
+    lines: list[str] = []
+    for same in alike.values():
+        phases = same[0].phases
+        parts = dict.fromkeys(part for held in phases.values() for part in held)
+        rows = [[part, *(f"{held[part]:.2f}" if part in held else "" for held in phases.values())] for part in parts]
+        rows.append(["sum", *(f"{sum(held.values()):.2f}" for held in phases.values())])
+        header = [f"GiB allocated, GPU {' and '.join(str(gpu.gpu) for gpu in same)}", *phases]
+        lines += [*([""] if lines else []), *grid(header, rows, frozenset(range(1, len(header))))]
+    return lines
 
 
 def plan_table(plan: Plan) -> str:
@@ -133,6 +139,9 @@ def _gpu_dict(gpu: GpuMemory) -> dict[str, Any]:
         "margin_gib": round(gpu.margin, 3),
         "stack_gib": {part: round(size, 3) for part, size in gpu.stack.items()},
         "phases_gib": {phase: round(sum(parts.values()), 3) for phase, parts in gpu.phases.items()},
+        "parts_gib": {
+            phase: {part: round(size, 3) for part, size in parts.items()} for phase, parts in gpu.phases.items()
+        },
     }
 
 

@@ -13,6 +13,7 @@ from kelron_lib.hub_base import HubStore
 from kelron_lib.kaggle_store import DownloadedStore, MountedStore
 from kelron_lib.placement import ModelShape, Plan, Workload
 from kelron_lib.placement.memory import GIB
+from kelron_lib.placement.plan import SPLIT, whole_copies
 from kelron_lib.placement.speed import OVERHEAD
 from kelron_lib.preflight import machine, needs
 from kelron_lib.preflight.machine import Devices
@@ -266,6 +267,9 @@ def check_plan(plan: Plan, projected: bool, full: Plan | None = None, lean: Plan
         found += _changes(plan, full) if full else ""
         return Check("plan", WARNING if projected else FAILED, found, _way_out(plan, lean))
     found = f"{on}{plan.best.placement}, {plan.work.tokens:,} tokens a pass; {plan.best.verdict}"
+    if plan.best.placement in SPLIT:
+        found += "; but it spreads one copy over the GPUs, and training keeps a whole copy on each"
+        return Check("plan", WARNING if projected else FAILED, found, whole_copies(plan.options, plan.work))
     if idle:
         fix = "set train.passes_per_step to a multiple of the GPUs (in a new run), and session.processes to 0"
         return Check("plan", WARNING, f"{found}; {idle} more GPUs stay idle", fix)

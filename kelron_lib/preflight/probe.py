@@ -28,8 +28,6 @@ LIMIT_SECONDS = 15 * 60.0
 """A probe that has not ended by then is stopped."""
 WORKER = ("-m", "kelron_lib.preflight.worker")
 """What Python runs in a child, followed by the request's and the result's path."""
-SPLIT = ("sandwich", "balanced")
-"""Placements that spread one copy over the GPUs: planned, not probed."""
 TOLERANCE = 0.05
 """How far over the planner's figure a measured peak may be."""
 

@@ -15,7 +15,6 @@ from kelron_lib.preflight.bases import Base, find_base, known_fields, needs_hub
 from kelron_lib.preflight.checks import FAILED, OK, WARNING, Check
 from kelron_lib.preflight.machine import Devices
 from kelron_lib.preflight.probe import (
-    SPLIT,
     STEPS,
     TOLERANCE,
     Probe,
@@ -193,8 +192,6 @@ class _Preflight:
         """Why a probe would be no use; empty where it is."""
         if self.stopped():
             return f"not run, because of {', '.join(self.stopped())}"
-        if self.plan is not None and self.devices.gpus and self.plan.chosen in SPLIT:
-            return f"not run, because {self.plan.chosen} spreads one copy over the GPUs, which the probe does not do"
         return ""
 
     def measure(self, rows: Sequence[Mapping[str, Any]]) -> None:
