@@ -142,7 +142,7 @@ def _compute_in(model: Any, dtype: Any) -> None:
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.compute_dtype, module.compute_type_is_set = dtype, True
-            if (state := module.weight.quant_state) is not None:
+            if (state := getattr(module.weight, "quant_state", None)) is not None:
                 state.dtype = dtype
     for parameter in model.parameters():
         packed = isinstance(parameter, bitsandbytes.nn.Params4bit)  # whatever dtype holds it

@@ -105,6 +105,23 @@ def test_unsloth_that_is_not_installed_is_said_in_one_line():
     assert done.stderr.strip().splitlines()[-1].startswith("unsloth is not installed here")
 
 
+def test_what_unsloth_is_given_loads_as_the_model_that_was_saved(tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    sys.path.insert(0, str(SCRIPT.parent))
+    from harness.models import random_model, save_4bit
+
+    made = random_model("tiny", torch.device("cpu"), torch.float32)
+    save_4bit(made, str(tmp_path))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, device_map={"": "cpu"}).train()  # evaluation repacks
+    assert loaded.is_loaded_in_4bit
+    ids = torch.arange(1, 33)[None]
+    with torch.no_grad():
+        assert torch.allclose(loaded(input_ids=ids).logits, made(input_ids=ids).logits, atol=1e-5)
+    assert AutoTokenizer.from_pretrained(tmp_path).pad_token is not None
+
+
 def test_the_distribution_is_the_one_described():
     sys.path.insert(0, str(SCRIPT.parent))
     from harness.models import lengths

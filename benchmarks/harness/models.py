@@ -67,6 +67,22 @@ def random_model(shape: str, device: torch.device, dtype: torch.dtype, layers: i
     return build(fields, device, dtype, layers)
 
 
+def save_4bit(lm: Any, folder: str) -> None:
+    """A random 4-bit model as a folder that `from_pretrained` takes for what it is, with the tiny base's tokenizer."""
+    from transformers import AutoTokenizer, BitsAndBytesConfig
+
+    from kelron_lib.tiny import base_path
+
+    lm.config.quantization_config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=lm.lm_head.weight.dtype,
+    )
+    lm.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base_path()).save_pretrained(folder)
+
+
 def add_adapter(lm: Any, r: int, dropout: float, *, attention_only: bool = False) -> Any:
     """A LoRA adapter with nonzero factors (zeros would run faster than what training sees)."""
     from peft import LoraConfig, get_peft_model

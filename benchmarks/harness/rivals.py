@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from harness.measure import memory, synchronise
-from harness.models import add_adapter, random_model, samples
+from harness.models import add_adapter, random_model, samples, save_4bit
 
 BATCH, ACCUMULATION = 2, 4
 SEED_RANK = 64
@@ -103,7 +103,7 @@ class UnslothStack(TrainerStack):
         except ImportError:
             raise SystemExit("unsloth is not installed here: pip install unsloth, or choose another --stack") from None
         with tempfile.TemporaryDirectory() as folder:
-            random_model(self.args.shape, self.device, self.dtype, self.args.layers).save_pretrained(folder)
+            save_4bit(random_model(self.args.shape, self.device, self.dtype, self.args.layers), folder)
             torch.cuda.empty_cache()
             lm, _ = FastLanguageModel.from_pretrained(folder, max_seq_length=1024, dtype=self.dtype, load_in_4bit=True)
         return FastLanguageModel.get_peft_model(
