@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.errors import KelronError
+from kelron_lib.errors import KelronError, RunFailed
 from kelron_lib.files import write_whole
 
 SESSION_START_VARIABLE = "KELRON_SESSION_START"
@@ -184,6 +184,18 @@ def no_space(error: BaseException) -> KelronError | None:
     return KelronError(
         f"no disk space{f' for {name}' if name else ''}: free some, or choose another --out; what was saved before is "
         "untouched"
+    )
+
+
+def gpu_full(error: BaseException) -> RunFailed | None:
+    """An error as a user is told of it where it means that a GPU's memory is used up; None for any other."""
+    if type(error).__name__ != "OutOfMemoryError":  # torch's; it is not imported for a name
+        return None
+    first_line = (str(error).strip() or "CUDA out of memory").splitlines()[0]
+    told = ". ".join(first_line.split(". ")[:2]).rstrip(".")
+    return RunFailed(
+        f"{told}: `kelron preflight` says what fits beside other jobs on the GPU; fewer train.rows_per_pass (in a "
+        "new run) need less; what was saved before is untouched"
     )
 
 

@@ -33,6 +33,7 @@ from kelron_lib.runtime import (
     SessionClock,
     duration,
     exclusive,
+    gpu_full,
     no_space,
     read_json,
     write_json,
@@ -369,7 +370,7 @@ def train(
             session.conclude(status)
             return status
         except BaseException as error:
-            told = no_space(error) or error
+            told = no_space(error) or gpu_full(error) or error
             session.fail(told)
             if told is error:
                 raise

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from kelron_lib.errors import KelronError
 from kelron_lib.launch import ERROR_VARIABLE
 from kelron_lib.processes import World, join, leave
-from kelron_lib.runtime import no_space, write_json
+from kelron_lib.runtime import gpu_full, no_space, write_json
 
 
 def end_with_parent() -> None:
@@ -54,7 +54,7 @@ def work(task: Callable[[World], None]) -> NoReturn:
         store = join(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world)
         task(world)
     except BaseException as caught:
-        error = no_space(caught) or caught
+        error = no_space(caught) or gpu_full(caught) or caught
         is_input = isinstance(error, KelronError) and error.exit_code == KelronError.exit_code
         words = str(error).strip().splitlines()
         message = words[0] if words else type(error).__name__

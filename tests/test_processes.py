@@ -12,11 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 import kelron_lib.train as module
 from kelron_lib.begin import Begun
 from kelron_lib.config import apply_overrides
-from kelron_lib.errors import KelronError, ProcessFailed
+from kelron_lib.errors import KelronError, ProcessFailed, RunFailed
 from kelron_lib.launch import Cluster, interface_towards, run_processes
 from kelron_lib.lease import LEASE, Lease, read_lease
 from kelron_lib.processes import World, processes_for
@@ -231,6 +232,10 @@ def task(world):
 
 work(task)
 """
+TORCHS_WORDS = (
+    "CUDA out of memory. Tried to allocate 1.45 GiB. GPU 0 has a total capacity of 14.74 GiB of which 0.9 is free"
+)
+FULL_GPU = f"import torch; raise torch.OutOfMemoryError('{TORCHS_WORDS}')"
 
 
 @pytest.mark.parametrize(
@@ -240,10 +245,15 @@ work(task)
         ("raise KelronError('name another')", KelronError, "process 1 of 2: name another"),
         ("raise RunFailed('loss is nan')", ProcessFailed, "process 1 of 2: loss is nan"),
         ("raise OSError(28, os.strerror(28))", KelronError, "process 1 of 2: no disk space: free some"),
+        (
+            FULL_GPU,
+            ProcessFailed,
+            r"process 1 of 2: CUDA out of memory\. Tried to allocate 1\.45 GiB: `kelron preflight`",
+        ),
         ("os.kill(os.getpid(), signal.SIGKILL)", ProcessFailed, r"process 1 of 2 was ended by SIGKILL.*memory"),
         ("os._exit(7)", ProcessFailed, "process 1 of 2 ended with exit code 7"),
     ],
-    ids=["crash", "input", "nan", "full disk", "killed", "silent"],
+    ids=["crash", "input", "nan", "full disk", "full GPU", "killed", "silent"],
 )
 def test_the_process_that_failed_first_is_named_in_one_line(how, error, words):
     said = []
@@ -262,6 +272,16 @@ def test_an_interpreter_that_aborts_at_its_end_does_not_undo_a_finished_task():
     how = "import atexit; atexit.register(os.abort)"
     run_processes(("-c", FAILING.format(how=how)), 2, say=said.append)
     assert {"here is 0", "[process 1] here is 1"} <= set(said)
+
+
+def test_a_full_gpu_is_one_line_in_a_single_process_too(config, data, tmp_path, monkeypatch):
+    def full(*given):
+        raise torch.OutOfMemoryError(TORCHS_WORDS)
+
+    monkeypatch.setattr("kelron_lib.trainer.build_trainer", full)
+    with pytest.raises(RunFailed, match=r"^CUDA out of memory\. Tried to allocate 1\.45 GiB: `kelron preflight` says"):
+        train(config, data, tmp_path, say=silent)
+    assert read_status(tmp_path).state == "failed"
 
 
 def test_a_failed_process_is_a_failed_session(in_two, data, tmp_path, monkeypatch):
