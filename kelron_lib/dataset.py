@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kelron_lib.data import SPLITS, fingerprint
 from kelron_lib.errors import KelronError
+from kelron_lib.files import cannot_write
 from kelron_lib.manifest import MANIFEST, FileRecord, digest_problems, record_files, seal, size_problems, unseal
 from kelron_lib.store import DamagedFile, MissingFile, Store
 
@@ -162,8 +163,6 @@ def _bring(store: Store, stored: StoredDataset, folder: Path) -> None:
             folder.rmdir()
         scratch.rename(folder)
     except OSError as error:
-        raise KelronError(
-            f"cannot write the dataset to {folder}: {error.strerror}; free space or name another"
-        ) from error
+        raise cannot_write(f"write the dataset to {folder}", error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

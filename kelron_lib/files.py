@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+
+from kelron_lib.errors import KelronError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""The system's codes for a full disk and a used-up quota."""
+FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""Its codes for a place that may not be written, however much room there is."""
+
+
+def writing_advice(error: OSError) -> str:
+    """What to do where a folder could not be written, by the cause."""
+    if error.errno in FULL:
+        return "free space there, or name another folder"
+    if error.errno in FORBIDDEN:
+        return "name a folder that can be written"
+    return "name another folder"
+
+
+def cannot_write(what: str, error: OSError) -> KelronError:
+    """The error of a write that failed; `what`: what could not be done, as it stands behind "cannot"."""
+    return KelronError(f"cannot {what}: {error.strerror or error}; {writing_advice(error)}")
 
 
 def write_whole(path: Path, content: bytes) -> None:

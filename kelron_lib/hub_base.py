@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kelron_lib.errors import KelronError
+from kelron_lib.files import cannot_write
 from kelron_lib.hub_client import TOKENS_PAGE, Hub, HubError, Sink
 from kelron_lib.hub_content import Content, Stored
 from kelron_lib.store import DamagedFile, Entry, MissingFile, plain_parts
@@ -84,7 +85,7 @@ class HubStore(ABC):
                 raise DamagedFile(f"{path} in {self.describe()} is not what its listing says: its digest differs")
             self._learn(content)
         except OSError as error:
-            raise KelronError(f"cannot write {local}: {error.strerror}; free space there, or name another") from error
+            raise cannot_write(f"write {local}", error) from error
 
     def delete(self, prefix: str) -> None:
         full = self._full(prefix)

@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from kelron_lib import __version__
 from kelron_lib.errors import KelronError
+from kelron_lib.files import cannot_write
 
 AGENT = "kelron"
 """What Kelron's requests call themselves, which is how they are told from those of other libraries."""
@@ -208,7 +209,7 @@ def _write(sink: Any, chunk: bytes) -> None:
         sink.write(chunk)
     except OSError as error:
         where = getattr(sink, "name", "memory")
-        raise KelronError(f"cannot write {where}: {error.strerror}; free space there, or name another place") from error
+        raise cannot_write(f"write {where}", error) from error
 
 
 def _restart(sink: Sink) -> None:

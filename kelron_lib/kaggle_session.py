@@ -16,6 +16,7 @@ from kelron_lib.aside import is_aside
 from kelron_lib.config import RunConfig
 from kelron_lib.dataset import ROWS, copy_dataset, holds_dataset
 from kelron_lib.errors import KelronError
+from kelron_lib.files import writing_advice
 from kelron_lib.hub_store import SCHEME as HUB_SCHEME
 from kelron_lib.kaggle_mounts import folders_with, inputs, mounted_model
 from kelron_lib.lease import LEASE, STOP
@@ -37,7 +38,7 @@ def attach(config: RunConfig, run: Path, *, store: bool = False, results: bool =
 
     `store`: bring the dataset and, where the run keeps its checkpoints in a folder, the newest store that is attached;
     `results`: bring the adapter of the finished run with its dataset. Raises KelronError where the run needs a token
-    and there is none, and where the disk is full.
+    and there is none, and where the disk is full or cannot be written.
     """
     if not inputs().is_dir():
         return
@@ -54,7 +55,7 @@ def attach(config: RunConfig, run: Path, *, store: bool = False, results: bool =
         if results:
             _bring_results(run, say)
     except OSError as error:
-        raise KelronError(f"cannot bring what is attached to {run}: {error}; free space there") from error
+        raise KelronError(f"cannot bring what is attached to {run}: {error}; {writing_advice(error)}") from error
 
 
 def provide_token(config: RunConfig, say: Say = print) -> None:

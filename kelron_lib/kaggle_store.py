@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from kelron_lib.errors import KelronError
+from kelron_lib.files import cannot_write
 from kelron_lib.hub_content import HashingSink
 from kelron_lib.kaggle_mounts import output_of
 from kelron_lib.manifest import LATEST, MANIFEST, step_of
@@ -155,7 +156,7 @@ class DownloadedStore(_ReadOnly):
             with local.open("w+b") as sink:
                 self._fetch(path, sink)
         except OSError as error:
-            raise KelronError(f"cannot write {local}: {error.strerror}; free space there, or name another") from error
+            raise cannot_write(f"write {local}", error) from error
 
     def locate(self) -> None:
         """Raise KelronError unless the output can be had and holds one store."""

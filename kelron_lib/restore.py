@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kelron_lib.errors import KelronError
+from kelron_lib.files import cannot_write
 from kelron_lib.manifest import (
     CONFIG,
     LATEST,
@@ -235,9 +236,7 @@ def _empty_folder(into: Path, name: str) -> Iterator[Path]:
         scratch.mkdir(parents=True)
         yield scratch
     except OSError as error:
-        raise KelronError(
-            f"cannot restore a checkpoint into {into}: {error.strerror}; free space there, or name another folder"
-        ) from error
+        raise cannot_write(f"restore a checkpoint into {into}", error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -8,7 +8,6 @@ since the epoch) overrides both, so that child processes share their parent's cl
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kelron_lib.errors import KelronError, RunFailed
-from kelron_lib.files import write_whole
+from kelron_lib.files import FULL, write_whole
 
 SESSION_START_VARIABLE = "KELRON_SESSION_START"
 BATCH_VARIABLE = "KELRON_BATCH"
@@ -176,9 +175,8 @@ def no_space(error: BaseException) -> KelronError | None:
 
     Libraries that write files themselves raise errors of their own, which carry the system's words.
     """
-    codes = (errno.ENOSPC, errno.EDQUOT)
-    told = isinstance(error, OSError) and error.errno in codes
-    if isinstance(error, KelronError) or not (told or any(os.strerror(code) in str(error) for code in codes)):
+    told = isinstance(error, OSError) and error.errno in FULL
+    if isinstance(error, KelronError) or not (told or any(os.strerror(code) in str(error) for code in FULL)):
         return None
     name = getattr(error, "filename", None)
     return KelronError(

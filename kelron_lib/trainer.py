@@ -25,6 +25,7 @@ from kelron_lib.engine.packing import PackedCollator, PackedPasses, plan_passes,
 from kelron_lib.engine.prepare import forward_loss, prepare
 from kelron_lib.engine.watch import FiniteWatch, watch_finite
 from kelron_lib.errors import KelronError
+from kelron_lib.files import FORBIDDEN
 from kelron_lib.model import add_lora, load_base, name_base, portable_base, quiet_libraries
 from kelron_lib.processes import World
 from kelron_lib.runtime import no_space
@@ -197,10 +198,14 @@ class KelronTrainer(Trainer):
             if self.world.first:
                 shutil.rmtree(folder, ignore_errors=True)
             free = shutil.disk_usage(folder.parent).free
+            forbidden = isinstance(error, OSError) and error.errno in FORBIDDEN
+            advice = (
+                "choose an --out that can be written" if forbidden else "free some disk space, or choose another --out"
+            )
             raise KelronError(
                 f"no checkpoint of step {self.state.global_step} could be written to {folder.parent}, which has "
-                f"{free / 1e6:.1f} MB free ({str(error).splitlines()[0]}): free some disk space, or choose another "
-                "--out; the checkpoints in the store are untouched"
+                f"{free / 1e6:.1f} MB free ({str(error).splitlines()[0]}): {advice}; the checkpoints in the "
+                "store are untouched"
             ) from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

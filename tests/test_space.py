@@ -185,6 +185,36 @@ def test_the_dataset_of_an_earlier_run_survives_a_full_disk(small_data, tmp_path
     assert list(tmp_path.iterdir()) == [tmp_path / "data"]
 
 
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.EROFS, "name a folder that can be written"),
+        (errno.EACCES, "name a folder that can be written"),
+        (errno.ENOSPC, "free space there, or name another folder"),
+        (errno.EDQUOT, "free space there, or name another folder"),
+        (errno.EIO, "name another folder"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["data", "pull"])
+def test_the_advice_is_for_the_cause(verb, code, advice, cut, tmp_path, capsys, monkeypatch):
+    make = Path.mkdir
+
+    def refused(self, *arguments, **named):
+        if self.is_relative_to(tmp_path / "place"):
+            raise OSError(code, os.strerror(code), str(self))
+        make(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    if verb == "data":
+        found, err = kelron(capsys, "data", tmp_path / "place" / "data")
+    else:
+        found = main(["store", "pull", str(cut[0] / "store"), str(tmp_path / "place" / "checkpoint")])
+        err = capsys.readouterr().err
+    assert found == 2
+    assert_one_line(err)
+    assert err.endswith(f": {os.strerror(code)}; {advice}\n")
+
+
 def test_other_errors_keep_their_own_words(capsys, monkeypatch, tmp_path):
     assert no_space(OSError(errno.EIO, os.strerror(errno.EIO))) is None
     assert no_space(ValueError("no such value")) is None

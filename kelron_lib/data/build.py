@@ -14,6 +14,7 @@ from kelron_lib.config import RunConfig, to_json
 from kelron_lib.data.expand import EMPTY_SYSTEM_SHARE, SPLITS, expand
 from kelron_lib.data.gate import check_splits
 from kelron_lib.errors import KelronError
+from kelron_lib.files import cannot_write
 from kelron_lib.persona import KINDS, Persona, load_persona, load_seeds
 from kelron_lib.runtime import exclusive, lock_file
 
@@ -124,9 +125,7 @@ def _write(files: Mapping[str, str], out: Path) -> None:
         made.chmod(0o755)
         _replace_folder(made, out)
     except OSError as error:
-        raise KelronError(
-            f"cannot write the dataset to {out}: {error.strerror or error}; free space there, or name another folder"
-        ) from None
+        raise cannot_write(f"write the dataset to {out}", error) from None
     finally:
         if made is not None and made.exists():
             shutil.rmtree(made)
