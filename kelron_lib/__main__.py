@@ -10,15 +10,14 @@ Heavy imports happen inside the verbs, so that `kelron --help` answers at once.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from kelron_lib import __version__
+from kelron_lib.command import Parser, ended
 from kelron_lib.config import PRESETS, RunConfig, resolve, to_json
 from kelron_lib.errors import KelronError
-from kelron_lib.runtime import no_space
 from kelron_lib.settings import CHAT_LANGUAGE, LANGUAGES
 from kelron_lib.store_verbs import add_store_verbs
 
@@ -173,7 +172,7 @@ def _add_allow_foreign(parser: argparse.ArgumentParser) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kelron", description="Give an open LLM a new identity on free GPUs.")
+    parser = Parser(prog="kelron", description="Give an open LLM a new identity on free GPUs.")
     parser.add_argument("--version", action="version", version=f"kelron {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
@@ -253,23 +252,7 @@ def _configured(run: Verb, args: argparse.Namespace) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb and return its exit code."""
     args = _parser().parse_args(arguments)
-    try:
-        code: int = args.run(args)
-        return code
-    except KelronError as error:
-        print(f"kelron: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("kelron: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        if (full := no_space(error)) is None:
-            raise
-        print(f"kelron: {full}", file=sys.stderr)
-        return full.exit_code
+    return ended("kelron", lambda: args.run(args))
 
 
 if __name__ == "__main__":

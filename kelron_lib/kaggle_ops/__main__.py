@@ -7,13 +7,13 @@ that cannot be used and for what Kaggle refused.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import webbrowser
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from kelron_lib.command import Parser, ended
 from kelron_lib.config import PRESETS, RunConfig, resolve
 from kelron_lib.errors import KelronError
 from kelron_lib.kaggle_ops import library, secret
@@ -22,7 +22,7 @@ from kelron_lib.kaggle_ops.client import Kaggle
 from kelron_lib.kaggle_ops.decide import ending
 from kelron_lib.kaggle_ops.kernels import KERNELS, NAME, OWNER, TRAINING, stage_stop, stop_slug, timeout_of
 from kelron_lib.kaggle_ops.push import follow, page_of
-from kelron_lib.runtime import PACKAGE_ROOT, no_space
+from kelron_lib.runtime import PACKAGE_ROOT
 
 CHOICES = (*KERNELS, "resume-b")
 
@@ -211,7 +211,7 @@ def _secret(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="push_kernels.sh", description="Kelron on Kaggle, from a laptop.")
+    parser = Parser(prog="push_kernels.sh", description="Kelron on Kaggle, from a laptop.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, run: object, text: str) -> argparse.ArgumentParser:
@@ -279,23 +279,11 @@ def _positive(text: str) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb and return its exit code."""
     args = _parser().parse_args(arguments)
-    try:
-        code: int = args.run(args)
-        return code
-    except KelronError as error:
-        print(f"push_kernels.sh: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("push_kernels.sh: interrupted; what runs on Kaggle goes on, and `run` finds it again", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        if (full := no_space(error)) is None:
-            raise
-        print(f"push_kernels.sh: {full}", file=sys.stderr)
-        return full.exit_code
+    return ended(
+        "push_kernels.sh",
+        lambda: args.run(args),
+        interrupted="interrupted; what runs on Kaggle goes on, and `run` finds it again",
+    )
 
 
 if __name__ == "__main__":
