@@ -14,17 +14,17 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from harness.models import SHAPES
 
-from kelron_lib.config import resolve, to_dict
+from kelron_lib.config import RunConfig, resolve
 from kelron_lib.placement import Workload, read_shape, workload
 from kelron_lib.placement.memory import Share, gpu_memory
-from kelron_lib.preflight.probe import STEPS, run_workers
+from kelron_lib.preflight.probe import make_requests, run_workers
 
 
 @dataclass(frozen=True)
@@ -55,23 +55,20 @@ SETUPS = (
 )
 
 
+def config_of(setup: Setup) -> RunConfig:
+    return resolve("kelron-14b-t4x2", setup.overrides)
+
+
 def work_of(setup: Setup) -> Workload:
-    work = workload(resolve("kelron-14b-t4x2", setup.overrides), loss_chunk=setup.loss_chunk)
-    return work.shared_by(1)
+    return workload(config_of(setup), loss_chunk=setup.loss_chunk).shared_by(1)
 
 
-def request_of(setup: Setup, fields: dict[str, Any], layers: int) -> dict[str, Any]:
+def request_of(setup: Setup, fields: dict[str, Any], layers: int, gpu: int = 0) -> dict[str, Any]:
     """What preflight's worker is asked to do for a setup."""
-    return {
-        "config": to_dict(resolve("kelron-14b-t4x2", setup.overrides)),
-        "fields": fields,
-        "workload": asdict(work_of(setup)),
-        "gpu": 0,
-        "layers": [layers],
-        "random": True,
-        "rows": [],
-        "steps": STEPS,
-    }
+    (request,) = make_requests(
+        config_of(setup), fields, work_of(setup), [gpu], layers=[layers], random_weights=True, rows=[]
+    )
+    return request
 
 
 def predicted(setup: Setup, fields: dict[str, Any], layers: int) -> float:
@@ -84,9 +81,8 @@ def compared(setups: Sequence[Setup], fields: dict[str, Any], layers: int) -> It
     """Measures the setups all at once, spread over the GPUs; a row each."""
     import torch
 
-    requests = [request_of(one, fields, layers) for one in setups]
-    for number, request in enumerate(requests):
-        request["gpu"] = number % torch.cuda.device_count()
+    gpus = torch.cuda.device_count()
+    requests = [request_of(one, fields, layers, number % gpus) for number, one in enumerate(setups)]
     for setup, result in zip(setups, run_workers(requests), strict=True):
         row = {"setup": setup.what, "predicted": predicted(setup, fields, layers)}
         row["measured"] = result["runs"][0]["peak_allocated"]

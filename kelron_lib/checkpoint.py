@@ -115,11 +115,6 @@ def send_checkpoint(
     return stored
 
 
-def save_checkpoint(store: Store, folder: Path, *, keep: int = 2, **about: Any) -> Manifest:
-    """Prepare (`about` goes to prepare_checkpoint) and send at once. Returns and raises as those two do."""
-    return send_checkpoint(store, prepare_checkpoint(Path(folder), **about), keep=keep)
-
-
 def _read_folder(folder: Path, required: tuple[str, ...]) -> tuple[int, Validation | None, dict[str, FileRecord]]:
     """Step, best validation and files of a trainer's folder. Raises KelronError where one is missing or unreadable."""
     try:

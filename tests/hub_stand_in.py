@@ -26,10 +26,12 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from local_server import LocalServer
 
 ID = r"(?P<id>[^/]+/[^/]+)"
 REV = r"(?P<rev>[^/]+)"
@@ -116,7 +118,7 @@ class Refused(Exception):
         self.status, self.code, self.body = status, code, {"error": message, **body}
 
 
-class StandIn:
+class StandIn(LocalServer):
     """The server, in threads of this process. `token` may write in the namespaces of `user` and of the organisation
     that `user` is a member of, `read_token` only read."""
 
@@ -150,19 +152,7 @@ class StandIn:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.repos: dict[str, dict] = self._load("repos")
         self.buckets: dict[str, dict] = self._load("buckets")
-        handler = type("BoundHandler", (Handler,), {"hub": self})
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-        self.server.daemon_threads = True
-        self.port = self.server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> StandIn:
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(Handler, port, hub=self)
 
     # --- for tests ---
 

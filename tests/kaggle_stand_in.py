@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from local_server import LocalServer
 
 USER, KEY = "me", "canary-key-4711"
 LISTING = "/api/v1/kernels.KernelsApiService/ListKernelSessionOutput"
 
 
-class StandIn:
+class StandIn(LocalServer):
     """The server, in threads of this process. `files`: the output, by path."""
 
     def __init__(self, files, *, kernel="me/train", most=7):
@@ -26,16 +27,7 @@ class StandIn:
         self.requests = []
         self.signature = 1
         self.ignores_ranges = False
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self):
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(_Handler, hub=self)
 
     def fault(self, route):
         return self.faults[route].pop(0) if self.faults[route] else None

@@ -24,12 +24,13 @@ from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import psutil
 from kaggle_stand_in import KEY, USER
+from local_server import LocalServer
 
 ACTIVE = ("QUEUED", "RUNNING")
 TIMED_OUT = "Your notebook was canceled after {:.1f}s: it exceeded the max allowed execution duration"
@@ -85,7 +86,7 @@ class Dataset:
     versions: list[DatasetVersion] = field(default_factory=list)
 
 
-class World:
+class World(LocalServer):
     """The server, in threads of this process; sessions are threads, too, and may have processes of their own."""
 
     def __init__(
@@ -111,17 +112,10 @@ class World:
         self.at_once = 0
         self.lock = threading.RLock()
         self.threads = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"world": self}))
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self):
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
+        super().__init__(_Handler, world=self)
 
     def __exit__(self, *_):
-        self._server.shutdown()
-        self._server.server_close()
+        super().__exit__(*_)
         for thread in self.threads:
             thread.join(60)
 

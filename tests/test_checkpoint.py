@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from kelron_lib import store as store_module
-from kelron_lib.checkpoint import save_checkpoint
+from kelron_lib.checkpoint import prepare_checkpoint, send_checkpoint
 from kelron_lib.errors import KelronError
 from kelron_lib.manifest import LATEST, MANIFEST, Manifest, Pointer, compare, required_files, step_folder, step_of
 from kelron_lib.restore import restore
@@ -42,10 +42,15 @@ def trainer_folder(parent, step, *, world_size=1, fp16=False, size=300, salt="")
     return folder
 
 
+def send(store, folder, *, keep=2, **run):
+    """Prepare a trainer's folder and send it, as a session does in two threads."""
+    return send_checkpoint(store, prepare_checkpoint(folder, **run), keep=keep)
+
+
 def save(store, parent, step, *, salt="", size=300, **changes):
     run = RUN | changes
     folder = trainer_folder(parent, step, world_size=run["world_size"], fp16=run["fp16"], salt=salt, size=size)
-    return save_checkpoint(store, folder, **run)
+    return send(store, folder, **run)
 
 
 def content(folder):
@@ -142,7 +147,7 @@ def test_what_each_setup_requires(store, tmp_path, world_size, fp16, names):
         folder = trainer_folder(tmp_path / name, 10, world_size=world_size, fp16=fp16)
         (folder / name).unlink()
         with pytest.raises(KelronError, match=f"lacks {name}: a run resumed from it would be another run"):
-            save_checkpoint(store, folder, **RUN | {"world_size": world_size, "fp16": fp16})
+            send(store, folder, **RUN | {"world_size": world_size, "fp16": fp16})
     assert store.list() == []
     save(store, tmp_path / "whole", 10, world_size=world_size, fp16=fp16)
     assert verify_store(store).ok
@@ -150,7 +155,7 @@ def test_what_each_setup_requires(store, tmp_path, world_size, fp16, names):
 
 def test_a_folder_that_is_no_checkpoint_is_refused(store, tmp_path):
     with pytest.raises(KelronError, match="cannot read the checkpoint"):
-        save_checkpoint(store, tmp_path / "nothing", **RUN)
+        send(store, tmp_path / "nothing", **RUN)
     folder = trainer_folder(tmp_path, 10)
     for state, reason in (
         ("{", "no JSON object with a global_step"),
@@ -158,7 +163,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(store, tmp_path):
     ):
         (folder / "trainer_state.json").write_text(state)
         with pytest.raises(KelronError, match=reason):
-            save_checkpoint(store, folder, **RUN)
+            send(store, folder, **RUN)
     with pytest.raises(KelronError, match="keep at least 1"):
         save(store, tmp_path, 10, keep=0)
     assert store.list() == []
@@ -543,9 +548,9 @@ def save_forever(store, work):
         save(store, work, step, size=40_000)
 
 def save_prepared(store, folder, number):
-    from test_checkpoint import RUN, save_checkpoint
+    from test_checkpoint import RUN, send
     die_before_change(number)
-    save_checkpoint(store, folder, **RUN)
+    send(store, folder, **RUN)
 
 for line in sys.stdin:
     mode, root, folder, number = line.split()
@@ -622,7 +627,7 @@ def test_a_kill_before_every_single_change_on_the_disk(tmp_path, saver, case):
     old = latest(begun)
     step = 120 if case == "newest again" else 140
     folder = trainer_folder(tmp_path / "next", step, salt="next")
-    new = save_checkpoint(open_store(tmp_path / "uncut"), folder, **RUN)
+    new = send(open_store(tmp_path / "uncut"), folder, **RUN)
     for number in range(200):
         root = tmp_path / f"store-{number}"
         shutil.copytree(begun.root, root)
@@ -635,7 +640,7 @@ def test_a_kill_before_every_single_change_on_the_disk(tmp_path, saver, case):
             assert never_named(store, tmp_path / "into")
         else:
             assert restore(store, tmp_path / "into").manifest == newest
-        assert save_checkpoint(store, folder, **RUN) == latest(store)
+        assert send(store, folder, **RUN) == latest(store)
         assert verify_store(store).ok
         shutil.rmtree(root)
         if status == 0:

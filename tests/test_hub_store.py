@@ -11,10 +11,9 @@ from pathlib import Path
 
 import hub_stand_in
 import pytest
-from test_checkpoint import FILES, RUN, content, save, trainer_folder
+from test_checkpoint import FILES, RUN, content, save, send, trainer_folder
 
 from kelron_lib import hub_client
-from kelron_lib.checkpoint import save_checkpoint
 from kelron_lib.errors import KelronError
 from kelron_lib.hub_client import Backoff, Hub, scrub
 from kelron_lib.hub_store import RepoStore, open_hub_store
@@ -215,7 +214,7 @@ def test_the_best_is_kept_beside_the_newest_and_named(store, tmp_path):
         seen.append({"step": step, "eval_loss": loss})
         folder = trainer_folder(tmp_path / "work", step)
         (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": seen}))
-        save_checkpoint(store, folder, **RUN)
+        send(store, folder, **RUN)
         assert sorted(info.step for info in list_checkpoints(store)) == kept
         assert [info.step for info in list_checkpoints(store) if info.best] == [best]
         assert latest(store).best_step == best
@@ -634,7 +633,7 @@ def test_a_fault_at_any_request_of_a_save_is_survived(stand_in, kind, tmp_path, 
         stand_in.buckets.clear()
         stand_in.fail("*", fault, skip=skip)
         session = Session(stand_in, kind)
-        save_checkpoint(session.store, folder, **RUN)
+        send(session.store, folder, **RUN)
         finished = bool(stand_in.faults)
         stand_in.faults.clear()
         assert verify_store(session.store).ok
@@ -722,7 +721,7 @@ def test_what_is_scrubbed():
 SAVE = """
 import sys
 from pathlib import Path
-from kelron_lib.checkpoint import save_checkpoint
+from kelron_lib.checkpoint import prepare_checkpoint, send_checkpoint
 from kelron_lib.hub_store import open_hub_store
 from kelron_lib.restore import restore
 from kelron_lib.verify import verify_store
@@ -732,7 +731,7 @@ if store.list():
     print(restore(store, Path(sys.argv[3])).step)
 else:
     store.prepare()
-    save_checkpoint(store, Path(sys.argv[2]), **json.loads(sys.argv[4]))
+    send_checkpoint(store, prepare_checkpoint(Path(sys.argv[2]), **json.loads(sys.argv[4])))
 print(verify_store(store).ok)
 """
 

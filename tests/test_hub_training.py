@@ -6,13 +6,12 @@ import re
 
 import pytest
 from conftest import SMALL, ticking_clock
-from test_checkpoint import RUN, trainer_folder
+from test_checkpoint import RUN, send, trainer_folder
 from test_hub_store import HOLDER, Session
 from test_train import STEPS, adapter, losses
 
 from kelron_lib import train as train_module
 from kelron_lib.__main__ import main
-from kelron_lib.checkpoint import save_checkpoint
 from kelron_lib.errors import KelronError
 from kelron_lib.lease import read_lease
 from kelron_lib.train import train
@@ -92,7 +91,7 @@ def test_every_store_verb_asks_before_it_enters_another_namespace(arguments, nam
     folder = trainer_folder(tmp_path / "work", 100)
     store = Session(named, "bucket", url=ORGANISATION, allow_foreign=True).store
     store.prepare()
-    save_checkpoint(store, folder, **RUN)
+    send(store, folder, **RUN)
     assert main(["store", "pull", ORGANISATION, str(tmp_path / "mine"), "--allow-foreign"]) == 0
     given = [{"HERE": str(tmp_path / "here"), "FOLDER": str(tmp_path / "mine")}.get(text, text) for text in arguments]
     capsys.readouterr()

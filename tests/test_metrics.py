@@ -15,7 +15,6 @@ from kelron_lib.evaluate import (
     loss_comparison,
     proportion,
     scoreboard,
-    scoreboard_markdown,
     scoreboard_table,
     wilson,
 )
@@ -270,6 +269,3 @@ def test_tables_align_wide_letters_and_show_both_models(tmp_path, counts_as_tune
     assert len({width(line) for line in lines[:-1]}) == 1
     assert "한국어" in lines[3]
     assert lines[-1].endswith("(−1.0 %)")
-    markdown = scoreboard_markdown(board).split("\n")
-    assert len({line.count("|") for line in markdown if line.startswith("|")}) == 1
-    assert any("Identity recall | 0 % |" in line for line in markdown)

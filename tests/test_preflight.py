@@ -696,7 +696,9 @@ SMALL = ("lora.r=4", "data.max_tokens=64", "train.row_tokens=64", "train.rows_pe
 def request_for(fields, *overrides, quick=False, random_weights=True):
     config = resolve("tiny-cpu", [*SMALL, *overrides])
     weighed = plan(fields, workload(config), [14.74])
-    return probe.make_requests(config, fields, weighed, [None], quick=quick, random_weights=random_weights, rows=[])[0]
+    sizes = probe.quick_sizes(weighed.shape.layers) if quick else []
+    random = random_weights or quick
+    return probe.make_requests(config, fields, weighed.work, [None], layers=sizes, random_weights=random, rows=[])[0]
 
 
 @pytest.mark.parametrize("kind", sorted(SHAPES))

@@ -27,7 +27,7 @@ from kelron_lib.evaluate.prompts import (
     user_text,
 )
 from kelron_lib.evaluate.report import write_report
-from kelron_lib.evaluate.tables import scoreboard_markdown, scoreboard_table
+from kelron_lib.evaluate.tables import scoreboard_table
 from kelron_lib.files import write_whole
 from kelron_lib.generate import base_only
 
@@ -45,7 +45,6 @@ __all__ = [
     "proportion",
     "score_answers",
     "scoreboard",
-    "scoreboard_markdown",
     "scoreboard_table",
     "wilson",
     "write_report",

@@ -1,4 +1,4 @@
-"""The scoreboard as text: aligned for a terminal (Korean and Japanese letters are two columns wide), or Markdown."""
+"""The scoreboard as text, aligned for a terminal (Korean and Japanese letters are two columns wide)."""
 
 from __future__ import annotations
 
@@ -74,16 +74,4 @@ def scoreboard_table(board: Board) -> str:
         lines.append(
             "The adapter does not say what it was trained on: whether these questions are new to it is unknown."
         )
-    return "\n".join(lines)
-
-
-def scoreboard_markdown(board: Board) -> str:
-    """The scoreboard as a Markdown table, for a model card or a README. No newline at the end."""
-    rows = _rows(board, _models(board))
-    rows[0][0] = "metric"
-    marks = ["---", *("---:" for _ in rows[0][1:])]
-    rows = [[cell.replace("  ", "&nbsp;&nbsp;", 1) if cell.startswith("  ") else cell for cell in row] for row in rows]
-    lines = ["| " + " | ".join(row) + " |" for row in (rows[0], marks, *rows[1:])]
-    if loss := board.get("business_loss"):
-        lines += ["", _loss_line(loss) + "."]
     return "\n".join(lines)

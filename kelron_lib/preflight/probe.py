@@ -167,22 +167,25 @@ def _result(folder: Path, index: int, code: int) -> dict[str, Any]:
 def make_requests(
     config: RunConfig,
     fields: Mapping[str, Any],
-    plan: Plan,
+    work: Workload,
     gpus: Sequence[int | None],
     *,
-    quick: bool,
+    layers: Sequence[int],
     random_weights: bool,
     rows: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """One request per process: the index of its GPU, None for the CPU. They share the passes of a step."""
+    """One request per process: the index of its GPU, None for the CPU. They share the passes of a step.
+
+    `layers`: the sizes to measure, with random weights; empty: the whole model.
+    """
     return [
         {
             "config": to_dict(config),
             "fields": dict(fields),
-            "workload": asdict(plan.work.shared_by(len(gpus))),
+            "workload": asdict(work.shared_by(len(gpus))),
             "gpu": gpu,
-            "layers": quick_sizes(plan.shape.layers) if quick else [],
-            "random": random_weights or quick,
+            "layers": list(layers),
+            "random": random_weights,
             "rows": list(rows),
             "steps": STEPS,
         }

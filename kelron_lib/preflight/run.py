@@ -22,6 +22,7 @@ from kelron_lib.preflight.probe import (
     epoch_of,
     make_requests,
     project,
+    quick_sizes,
     run_workers,
 )
 from kelron_lib.processes import processes_for
@@ -206,8 +207,9 @@ class _Preflight:
         seen = rows if self.base.tokenizer or not self.random else []
         where = f"GPU {', '.join(map(str, gpus))}" if on_gpu else "the CPU"
         self.say(f"loading the model and running {STEPS} steps of {self.plan.work.tokens:,} tokens a pass on {where}")
+        sizes = quick_sizes(self.plan.shape.layers) if self.quick else []
         requests = make_requests(
-            self.config, self.base.fields, self.plan, gpus, quick=self.quick, random_weights=self.random, rows=seen
+            self.config, self.base.fields, self.plan.work, gpus, layers=sizes, random_weights=self.random, rows=seen
         )
         results = run_workers(requests)
         epoch = epoch_of(self.samples, results[0])
