@@ -236,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _configured(run: Verb, args: argparse.Namespace) -> int:
-    """Run a verb with the config that its options give, or only print that config."""
+    """Run a verb with the config that its options give, or only print that config, its persona looked up."""
     overrides = [*args.set]
     if (asked := getattr(args, "processes", None)) is not None:
         overrides.append(f"session.processes={asked}")
@@ -244,6 +244,9 @@ def _configured(run: Verb, args: argparse.Namespace) -> int:
         overrides.append("store.allow_foreign=true")
     config = resolve(args.preset, overrides)
     if args.dry_run:
+        from kelron_lib.persona import load_persona
+
+        load_persona(config.data.persona)
         print(to_json(config), end="")
         return 0
     return run(args, config)

@@ -98,6 +98,15 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, tmp_path, arguments, word
     assert err.count("\n") == 1, err
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_dry_run_of_every_verb_looks_the_persona_up(capsys, tmp_path, verb):
+    for persona, words in (
+        ("kelrom", "kelron: unknown persona 'kelrom': use a packaged one or a .yaml path. Did you mean kelron?\n"),
+        (f"{tmp_path}/mine.yaml", f"kelron: no file at {tmp_path}/mine.yaml\n"),
+    ):
+        assert run(capsys, verb, "--set", f"data.persona={persona}", "--dry-run") == (2, "", words)
+
+
 def test_adapters_name_their_base_and_no_place_on_this_machine(trained):
     """The exported one, and those of the checkpoints, which other machines resume from."""
     settings = sorted(trained.rglob("adapter_config.json"))
