@@ -135,6 +135,9 @@ def load_preset(name: str) -> RunConfig:
     return PRESETS[name]()
 
 
+_KINDS = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
+
+
 def _coerce(text: str, kind: Any, key: str) -> Any:
     """A value of type `kind` from the text of an override."""
     if get_origin(kind) is tuple:
@@ -149,7 +152,7 @@ def _coerce(text: str, kind: Any, key: str) -> Any:
     try:
         value = kind(text)
     except ValueError:
-        raise KelronError(f"{key} takes {kind.__name__}, not {text!r}") from None
+        raise KelronError(f"{key} takes {_KINDS[kind]}, not {text!r}") from None
     if isinstance(value, float) and not math.isfinite(value):
         raise KelronError(f"{key} takes a finite number, not {text!r}")
     return value
@@ -201,7 +204,7 @@ def _typed(value: Any, kind: Any, key: str) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise KelronError(f"{key} takes {getattr(kind, '__name__', kind)}, not {value!r}")
+        raise KelronError(f"{key} takes {_KINDS.get(kind, 'a list')}, not {value!r}")
     return value
 
 

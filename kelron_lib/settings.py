@@ -17,6 +17,27 @@ def require(ok: bool, message: str) -> None:
         raise KelronError(message)
 
 
+def require_range(
+    key: str,
+    value: float,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    why: str = "",
+) -> None:
+    """Raise KelronError with key, value and the whole range where `value` is out of it; `why` is added to that."""
+    limits = (
+        (least, "at least", least is None or value >= least),
+        (above, "above", above is None or value > above),
+        (most, "at most", most is None or value <= most),
+        (below, "below", below is None or value < below),
+    )
+    words = " and ".join(f"{name} {limit:.15g}" for limit, name, _ in limits if limit is not None)
+    require(all(ok for _, _, ok in limits), f"{key} is {value:.15g}: it has to be {words}{f', {why}' if why else ''}")
+
+
 @dataclass(frozen=True)
 class ModelSettings:
     """The base model: which one, and how it lies in memory."""
@@ -56,9 +77,9 @@ class LoraSettings:
     """Dropout on the adapter's input."""
 
     def __post_init__(self) -> None:
-        require(self.r >= 1, f"lora.r is {self.r}: it must be at least 1")
-        require(self.alpha >= 1, f"lora.alpha is {self.alpha}: it must be at least 1")
-        require(0 <= self.dropout < 1, f"lora.dropout is {self.dropout}: it must be in [0, 1)")
+        require_range("lora.r", self.r, least=1)
+        require_range("lora.alpha", self.alpha, least=1)
+        require_range("lora.dropout", self.dropout, least=0, below=1)
 
 
 @dataclass(frozen=True)
@@ -87,12 +108,11 @@ class DataSettings:
             len(set(self.languages)) == len(self.languages),
             f"data.languages names one twice ({', '.join(self.languages)}): name each language once",
         )
-        require(self.rows >= 60, f"data.rows is {self.rows}: at least 60 are needed for three splits")
-        require(
-            0 < self.identity_share <= 0.9,
-            f"data.identity_share is {self.identity_share}: use (0, 0.9], so that business rows are left",
+        require_range("data.rows", self.rows, least=60, why="which three splits take")
+        require_range(
+            "data.identity_share", self.identity_share, above=0, most=0.9, why="so that business rows are left"
         )
-        require(self.max_tokens >= 32, f"data.max_tokens is {self.max_tokens}: at least 32")
+        require_range("data.max_tokens", self.max_tokens, least=32)
 
 
 @dataclass(frozen=True)
@@ -134,17 +154,15 @@ class TrainSettings:
     """Seed of the adapter's initial weights, the order of the rows and dropout."""
 
     def __post_init__(self) -> None:
-        require(self.epochs > 0, f"train.epochs is {self.epochs}: it must be positive")
-        require(0 < self.learning_rate < 1, f"train.learning_rate is {self.learning_rate}: use (0, 1)")
-        require(0 <= self.warmup_share < 1, f"train.warmup_share is {self.warmup_share}: use [0, 1)")
+        require_range("train.epochs", self.epochs, above=0)
+        require_range("train.learning_rate", self.learning_rate, above=0, below=1)
+        for name in ("warmup_share", "min_improvement", "weight_decay"):
+            require_range(f"train.{name}", getattr(self, name), least=0, below=1)
         for name in ("row_tokens", "rows_per_pass", "passes_per_step", "save_steps", "eval_steps"):
-            value = getattr(self, name)
-            require(value >= 1, f"train.{name} is {value}: it must be at least 1")
-        require(self.patience >= 0, f"train.patience is {self.patience}: a number of validations, or 0 for never")
-        require(0 <= self.min_improvement < 1, f"train.min_improvement is {self.min_improvement}: use [0, 1)")
-        require(self.least_epochs >= 0, f"train.least_epochs is {self.least_epochs}: use 0 or more")
-        require(0 <= self.weight_decay < 1, f"train.weight_decay is {self.weight_decay}: use [0, 1)")
-        require(self.max_grad_norm > 0, f"train.max_grad_norm is {self.max_grad_norm}: it must be positive")
+            require_range(f"train.{name}", getattr(self, name), least=1)
+        require_range("train.patience", self.patience, least=0, why="which is never")
+        require_range("train.least_epochs", self.least_epochs, least=0)
+        require_range("train.max_grad_norm", self.max_grad_norm, above=0)
         require(
             self.optimizer in ("adamw_torch", "paged_adamw_8bit"),
             f"train.optimizer is {self.optimizer!r}: use adamw_torch or paged_adamw_8bit",
@@ -165,14 +183,16 @@ class SessionSettings:
     """Training processes on this machine; 0: one for each GPU as far as train.passes_per_step divides, else one."""
 
     def __post_init__(self) -> None:
-        require(self.budget_seconds > 0, "session.budget_seconds must be positive")
-        require(
-            0 <= self.reserve_seconds < self.budget_seconds,
-            f"session.reserve_seconds is {self.reserve_seconds}: it must be below the budget "
-            f"of {self.budget_seconds} s, or no step would ever run",
+        require_range("session.budget_seconds", self.budget_seconds, above=0)
+        require_range(
+            "session.reserve_seconds",
+            self.reserve_seconds,
+            least=0,
+            below=self.budget_seconds,
+            why="which is session.budget_seconds, or no step would ever run",
         )
-        require(self.progress_seconds >= 0, f"session.progress_seconds is {self.progress_seconds}: use 0 or more")
-        require(self.processes >= 0, f"session.processes is {self.processes}: a number, or 0 for one a GPU")
+        require_range("session.progress_seconds", self.progress_seconds, least=0)
+        require_range("session.processes", self.processes, least=0, why="which is one for each GPU")
 
 
 @dataclass(frozen=True)
@@ -195,9 +215,9 @@ class StoreSettings:
     """Uploads that may fail in a row; training stops then, for what it learns would be lost."""
 
     def __post_init__(self) -> None:
-        require(self.most_failures >= 1, f"store.most_failures is {self.most_failures}: allow at least 1")
+        require_range("store.most_failures", self.most_failures, least=1)
         require(self.export in ("auto", "best", "last"), f"store.export is {self.export!r}: use auto, best or last")
-        require(self.keep >= 2, f"store.keep is {self.keep}: keep at least 2, so that one may be damaged")
+        require_range("store.keep", self.keep, least=2, why="so that one may be damaged")
 
 
 @dataclass(frozen=True)
@@ -215,4 +235,4 @@ class EvaluateSettings:
 
     def __post_init__(self) -> None:
         for name in ("identity_prompts", "unrelated_prompts", "max_new_tokens", "batch_size"):
-            require(getattr(self, name) >= 1, f"evaluate.{name} is {getattr(self, name)}: at least 1")
+            require_range(f"evaluate.{name}", getattr(self, name), least=1)

@@ -99,6 +99,12 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, tmp_path, arguments, word
 
 
 @pytest.mark.parametrize("verb", VERBS)
+def test_a_value_out_of_its_range_is_told_alike_by_every_verb(capsys, verb):
+    line = "kelron: train.learning_rate is -1: it has to be above 0 and below 1\n"
+    assert run(capsys, verb, "--set", "train.learning_rate=-1") == (2, "", line)
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_a_dry_run_of_every_verb_looks_the_persona_up(capsys, tmp_path, verb):
     for persona, words in (
         ("kelrom", "kelron: unknown persona 'kelrom': use a packaged one or a .yaml path. Did you mean kelron?\n"),

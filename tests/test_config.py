@@ -43,10 +43,10 @@ def test_overrides_are_typed_and_checked_again():
     [
         ("trian.epochs=1", "Did you mean train"),
         ("train.learnin_rate=1", "Did you mean train.learning_rate"),
-        ("train.epochs=soon", "takes float"),
+        ("train.epochs=soon", "takes a number, not 'soon'"),
         ("train.epochs=nan", "finite"),
         ("train.epochs=inf", "finite"),
-        ("train.rows_per_pass=1.5", "takes int"),
+        ("train.rows_per_pass=1.5", "takes a whole number, not '1.5'"),
         ("train.checkpointing=yes", "true or false"),
         ("train.epochs", "section.field=value"),
         ("preset=other", "section.field=value"),
@@ -74,6 +74,12 @@ def test_overrides_are_typed_and_checked_again():
         ("data.identity_share=0", "identity_share is 0"),
         ("data.identity_share=0.95", "business rows are left"),
         ("store.keep=1", "at least 2"),
+        ("train.learning_rate=-1", "^train.learning_rate is -1: it has to be above 0 and below 1$"),
+        ("train.weight_decay=2", "^train.weight_decay is 2: it has to be at least 0 and below 1$"),
+        ("data.rows=5", "^data.rows is 5: it has to be at least 60, which three splits take$"),
+        ("session.budget_seconds=-2", "^session.budget_seconds is -2: it has to be above 0$"),
+        ("lora.dropout=1", "^lora.dropout is 1: it has to be at least 0 and below 1$"),
+        ("evaluate.batch_size=0", "^evaluate.batch_size is 0: it has to be at least 1$"),
     ],
 )
 def test_a_bad_override_is_one_clear_line(override, words):
@@ -100,8 +106,8 @@ def test_the_hash_covers_what_decides_the_adapter_and_nothing_else():
     [
         (lambda d: d.update(trian={}), "Did you mean train"),
         (lambda d: d["train"].update(epoch=1), "Did you mean epochs"),
-        (lambda d: d["train"].update(epochs="two"), "train.epochs takes float"),
-        (lambda d: d["data"].update(languages="ko"), "data.languages"),
+        (lambda d: d["train"].update(epochs="two"), "train.epochs takes a number, not 'two'"),
+        (lambda d: d["data"].update(languages="ko"), "data.languages takes a list, not 'ko'"),
         (lambda d: d.update(train=3), "not an object"),
     ],
 )
