@@ -10,6 +10,7 @@ from typing import Any
 from kelron_lib.aside import set_aside
 from kelron_lib.config import RunConfig
 from kelron_lib.convergence import plateau
+from kelron_lib.dataset import require_made_for
 from kelron_lib.errors import KelronError
 from kelron_lib.keeper import Keeper
 from kelron_lib.manifest import TRAINER_STATE
@@ -42,8 +43,11 @@ def begin(
     """Bring the newest checkpoint of the keeper's store into the work folder, or make the store ready for a new run.
 
     Raises KelronError where there is nothing to resume though there must be, where the checkpoint is of another run,
-    and where there is no room for what the run will write.
+    where there is no room for what the run will write, and where a new run's dataset was made for another config: one
+    that goes on is of its dataset, whatever that says.
     """
+    if start.fresh:
+        require_made_for(config, keeper.data)
     begun = _anew(config, keeper.store, work, out, say) if start.fresh else _resumed(config, start, keeper, work, say)
     require_space(config, out, keeper.store)
     keeper.take_dataset()
@@ -62,6 +66,7 @@ def _resumed(config: RunConfig, start: Start, keeper: Keeper, work: Path, say: C
     if resumed is None:
         if start.must_resume:
             raise nothing_to_resume(keeper.store)
+        require_made_for(config, keeper.data)
         return Begun()
     keeper.changes = resumed.all_changes
     folder, changed = resumed.restored.folder, [change["key"] for change in resumed.changes]

@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -232,3 +232,35 @@ def config_hash(config: RunConfig) -> str:
     """sha256 (hex) over the sections that decide what the adapter will be."""
     deciding = {name: value for name, value in to_dict(config).items() if name in RUN_SECTIONS}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """The leaves of a config (as `to_dict` gives it) by dotted key; lists are leaves."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        leaves |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {above + key: value}
+    return leaves
+
+
+def differing(
+    then: Mapping[str, Any], now: Mapping[str, Any], parts: Iterable[str] = RUN_SECTIONS
+) -> dict[str, tuple[Any, Any]]:
+    """The dotted keys within `parts` (sections, or single keys) in which two configs differ, with both values.
+
+    A key that one of them does not have, having been written by a version without it, has its default; where there is
+    no such key at all, the value given for it is None.
+    """
+    defaults, within = flat(to_dict(RunConfig())), tuple(f"{part}." for part in parts)
+    before, after = ({**defaults, **flat(json.loads(json.dumps(dict(config))))} for config in (then, now))
+    absent = object()
+    return {
+        key: (before.get(key), after.get(key))
+        for key in sorted(before.keys() | after.keys())
+        if f"{key}.".startswith(within) and before.get(key, absent) != after.get(key, absent)
+    }
+
+
+def as_overrides(values: Mapping[str, Any]) -> list[str]:
+    """The values of dotted keys as `--set` takes them."""
+    texts = {key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in values.items()}
+    return [f"{key}={str(text).lower() if isinstance(text, bool) else text}" for key, text in texts.items()]

@@ -7,22 +7,25 @@ as none.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from kelron_lib.data import SPLITS, fingerprint
+from kelron_lib.config import PRESETS, RunConfig, as_overrides, differing, to_dict
+from kelron_lib.data import CONFIG_FILE, SPLITS, fingerprint, rows_differ
 from kelron_lib.errors import KelronError
 from kelron_lib.files import cannot_write
 from kelron_lib.manifest import MANIFEST, FileRecord, digest_problems, record_files, seal, size_problems, unseal
+from kelron_lib.runtime import read_json
 from kelron_lib.store import DamagedFile, MissingFile, Store
 
 FOLDER = "dataset"
 SEAL = f"{FOLDER}/{MANIFEST}"
 ROWS = tuple(f"{split}.jsonl" for split in SPLITS)
 """The files that the fingerprint covers: without them a folder is no dataset."""
-ABOUT = ("quality.json", "config.json", "README.md")
+ABOUT = ("quality.json", CONFIG_FILE, "README.md")
 """What `kelron data` writes beside them."""
 
 
@@ -56,6 +59,40 @@ class StoredDataset:
 def holds_dataset(folder: Path) -> bool:
     """Whether a folder has the rows of any split."""
     return any((folder / name).exists() for name in ROWS)
+
+
+def data_command(config: RunConfig, folder: Path) -> str:
+    """The command that makes a config's dataset in a folder."""
+    began = PRESETS.get(config.preset, RunConfig)()
+    changed = differing(to_dict(began), to_dict(config), ("data", "train.row_tokens", "evaluate.max_new_tokens"))
+    options = [f"--set={text}" for text in as_overrides({key: now for key, (_, now) in changed.items()})]
+    return shlex.join(["kelron", "data", "--preset", began.preset, *options, "--out", str(folder)])
+
+
+def require_dataset(config: RunConfig, folder: Path) -> None:
+    """Raise KelronError unless a folder has rows."""
+    if not holds_dataset(folder):
+        raise KelronError(f"no rows at {folder}: `{data_command(config, folder)}` makes them")
+
+
+def require_made_for(config: RunConfig, folder: Path) -> None:
+    """Raise KelronError where a dataset says that it was made with other values than the config's.
+
+    Only those count that decide its rows. One without a config of its own, from elsewhere, says nothing.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        return
+    made = read_json(folder / CONFIG_FILE)
+    if not isinstance(made, dict) or not isinstance(made.get("data"), dict):  # not one of Kelron's
+        return
+    if changed := rows_differ(made, to_dict(config)):
+        then = as_overrides({key: values[0] for key, values in changed.items()})
+        now = as_overrides({key: values[1] for key, values in changed.items()})
+        raise KelronError(
+            f"the dataset in {folder} was made with {', '.join(then)} and the config has {', '.join(now)}: make it "
+            f"again with `{data_command(config, folder)} --replace`, or train on it with "
+            f"{' '.join(f'--set {shlex.quote(text)}' for text in then)}"
+        )
 
 
 def copy_dataset(folder: Path, into: Path) -> None:
@@ -150,7 +187,7 @@ def _discard(store: Store) -> None:
 
 def _bring(store: Store, stored: StoredDataset, folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()):
-        raise KelronError(f"{folder} holds files, but no dataset: name another folder for it, or empty this one")
+        raise KelronError(f"{folder} holds files, but no dataset: name another folder with --data, or empty this one")
     scratch = folder.with_name(f".{folder.name}.part")
     try:
         shutil.rmtree(scratch, ignore_errors=True)

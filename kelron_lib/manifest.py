@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from kelron_lib.config import differing
 from kelron_lib.store import DamagedFile, Store, sha256_file
 
 FORMAT = 1
@@ -23,9 +24,6 @@ LATEST = "LATEST.json"
 CONFIG = "config.json"
 TRAINER_STATE = "trainer_state.json"
 SCALER = "scaler.pt"
-
-FREE_SECTIONS = ("preset", "session", "store", "evaluate")
-"""Parts of a config that say where, when and how long a run is made and measured, not what it learns."""
 
 _MAY_BE_ABSENT = ("changes", "best_step", "best_loss")
 """Fields of a manifest that are written only where there is something in them."""
@@ -164,37 +162,14 @@ class Pointer:
         return pointer
 
 
-def compare(
-    manifest: Manifest, *, config: dict[str, Any], data_fingerprint: str, defaults: dict[str, Any] | None = None
-) -> list[str]:
+def compare(manifest: Manifest, *, config: dict[str, Any], data_fingerprint: str) -> list[str]:
     """The dotted config keys, then `data_fingerprint`, in which a checkpoint differs from a run.
 
-    Only what changes the result counts: neither FREE_SECTIONS nor the number of processes do. A checkpoint without a
-    manifest of its own recorded no config and no data: it differs in nothing. `defaults` holds the values of keys that
-    did not exist when the checkpoint was made.
+    Only what changes the result counts: neither the other sections nor the number of processes do. A checkpoint without
+    a manifest of its own recorded no config and no data: it differs in nothing.
     """
-    differing: list[str] = []
-    if manifest.config:
-        then = {**flat(defaults or {}), **flat(manifest.config)}
-        here = flat(json.loads(json.dumps(config)))
-        absent = object()
-        differing = sorted(key for key in then.keys() | here.keys() if then.get(key, absent) != here.get(key, absent))
-    if manifest.data_fingerprint not in ("", data_fingerprint):
-        differing.append("data_fingerprint")
-    return differing
-
-
-def flat(config: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """The leaves of a config by dotted key, without FREE_SECTIONS; lists are leaves."""
-    leaves: dict[str, Any] = {}
-    for key, value in config.items():
-        if not above and key in FREE_SECTIONS:
-            continue
-        if isinstance(value, dict):
-            leaves |= flat(value, f"{above}{key}.")
-        else:
-            leaves[above + key] = value
-    return leaves
+    keys = [*differing(manifest.config, config)] if manifest.config else []
+    return keys + ["data_fingerprint"] * (manifest.data_fingerprint not in ("", data_fingerprint))
 
 
 def _plain_json(record: dict[str, Any]) -> bytes:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.config import RunConfig, nearest, to_dict
+from kelron_lib.config import RUN_SECTIONS, RunConfig, differing, flat, nearest, to_dict
 from kelron_lib.dataset import has_dataset
 from kelron_lib.errors import KelronError
-from kelron_lib.manifest import FREE_SECTIONS, compare, flat
+from kelron_lib.manifest import compare
 from kelron_lib.restore import Restored, restore
 from kelron_lib.store import Store
 
@@ -61,10 +61,10 @@ class Start:
 
 def _why_not(key: str) -> str:
     known = {*flat(to_dict(RunConfig())), "data_fingerprint"}
-    if key.partition(".")[0] in FREE_SECTIONS:
-        return f"--accept-change {key}: this may differ in every session, leave it out"
     if key not in known:
         return f"--accept-change {key}: there is no such config key.{nearest(key, MAY_CHANGE)}"
+    if key.partition(".")[0] not in (*RUN_SECTIONS, "data_fingerprint"):
+        return f"--accept-change {key}: this may differ in every session, leave it out"
     return (
         f"--accept-change {key}: this decides what the run is and can never change within it; use the value that it "
         f"was begun with, or begin another run (--fresh, or another store.url). May change: {', '.join(MAY_CHANGE)}"
@@ -110,25 +110,27 @@ def resume_run(
     restored = restore(store, work, fp16=config.model.dtype == "float16", say=say)
     if restored is None:
         return None
-    manifest, here, defaults = restored.manifest, to_dict(config), to_dict(RunConfig())
-    differing = compare(manifest, config=here, data_fingerprint=data_fingerprint, defaults=defaults)
-    if refused := [key for key in differing if key not in accept]:
-        line = _refusal(store, differing, refused)
+    manifest, here = restored.manifest, to_dict(config)
+    keys = compare(manifest, config=here, data_fingerprint=data_fingerprint)
+    if refused := [key for key in keys if key not in accept]:
+        line = _refusal(store, keys, refused)
         if "data_fingerprint" in refused and has_dataset(store, manifest.data_fingerprint):
-            folder = data or "the dataset's folder"
-            line += f"; the run's own dataset is in the store: remove {folder}, and it is taken from there"
+            line += (
+                "; the run's own dataset is in the store: name an empty folder with --data instead of "
+                f"{data or 'this one'}, and it is taken from there"
+            )
         raise KelronError(line)
-    then, now = {**flat(defaults), **flat(manifest.config)}, flat(here)
-    changes = [{"key": key, "from": then[key], "to": now[key], "step": restored.step} for key in differing]
+    values = differing(manifest.config, here)
+    changes = [{"key": key, "from": values[key][0], "to": values[key][1], "step": restored.step} for key in keys]
     for change in changes:
         what = f"{change['key']} was {change['from']} and is {change['to']} from now on"
         say(f"accepted after step {restored.step}: {what}")
     return Resumed(restored, changes)
 
 
-def _refusal(store: Store, differing: list[str], refused: list[str]) -> str:
+def _refusal(store: Store, keys: list[str], refused: list[str]) -> str:
     line = (
-        f"the checkpoint in {store.describe()} is of another run (differing: {', '.join(differing)}): use the "
+        f"the checkpoint in {store.describe()} is of another run (differing: {', '.join(keys)}): use the "
         "config and data it was made with, or another store.url"
     )
     if all(key in MAY_CHANGE for key in refused):

@@ -17,7 +17,7 @@ from typing import Any
 from kelron_lib.begin import Begun, begin, nothing_to_resume, why_finished
 from kelron_lib.config import RunConfig, config_hash, from_dict, to_dict
 from kelron_lib.data import fingerprint
-from kelron_lib.dataset import fetch_dataset, holds_dataset
+from kelron_lib.dataset import data_command, fetch_dataset, holds_dataset
 from kelron_lib.errors import KelronError, RunFailed
 from kelron_lib.export import MadeFrom, export_adapter, export_best, wants_best
 from kelron_lib.hub_client import HubError
@@ -104,7 +104,8 @@ class _Session:
             return
         if fetch_dataset(self.store, self.data) is None:
             raise KelronError(
-                f"no rows at {self.data}, and no dataset in {self.store.describe()}: make it with `kelron data`"
+                f"no rows at {self.data}, and no dataset in {self.store.describe()}: make it with "
+                f"`{data_command(self.config, self.data)}`"
             )
         self.say(f"{self.data} held no dataset: it was taken from {self.store.describe()}, verified")
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shlex
 import shutil
 from dataclasses import asdict
 from importlib.metadata import version
@@ -174,6 +175,35 @@ def test_data_is_made_anew_only_when_told_to(capsys, tmp_path, trained):
     assert (tmp_path / "data" / "train.jsonl").read_bytes() == rows
     assert run(capsys, "data", "--replace", *other)[0] == 0
     assert (tmp_path / "data" / "train.jsonl").read_bytes() != rows
+
+
+def test_the_same_rows_of_another_config_are_left_and_named_by_the_new_one(capsys, tmp_path, trained):
+    folder = shutil.copytree(trained / "data", tmp_path / "data")
+    right = read(folder / "config.json")
+    (folder / "config.json").write_text(json.dumps(right | {"data": right["data"] | {"identity_share": 0.2}}))
+    rows = (folder / "train.jsonl").stat().st_mtime_ns
+    code, _, err = run(capsys, "train", *SETTINGS, "--data", folder, "--out", tmp_path / "run")
+    assert code == 2
+    assert "was made with data.identity_share=0.2 and the config has data.identity_share=0.3" in err
+    assert err.count("\n") == 1
+    assert run(capsys, "data", *SETTINGS, "--out", folder)[0] == 0
+    assert read(folder / "config.json") == right
+    assert (folder / "train.jsonl").stat().st_mtime_ns == rows
+
+
+def test_the_command_that_an_error_names_makes_the_dataset(capsys, tmp_path):
+    at = tmp_path / "my data"
+    code, _, err = run(capsys, "evaluate", *SETTINGS, "--set=data.languages=en,ko", "--data", at, "--out", tmp_path)
+    assert code == 2  # no adapter is told first
+    (tmp_path / "adapter").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / "adapter" / name).write_text("{}")
+    code, _, err = run(capsys, "evaluate", *SETTINGS, "--set=data.languages=en,ko", "--data", at, "--out", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    command = shlex.split(re.search(r"`kelron (.*)` makes them", err)[1])
+    assert run(capsys, *command)[0] == 0
+    assert read(at / "config.json")["data"]["languages"] == ["en", "ko"]
+    assert read(at / "config.json")["data"]["rows"] == 240
 
 
 def test_the_demo_without_its_extra_says_what_to_install(capsys, tmp_path, monkeypatch):

@@ -413,9 +413,10 @@ def test_a_row_that_is_not_utf8_is_named_by_its_line(tmp_path):
 
 
 def test_rows_that_are_not_there(tmp_path):
-    with pytest.raises(KelronError, match="run `kelron data` first"):
+    told = f"^no rows at {tmp_path}/train.jsonl: `kelron data --out {tmp_path}` with the run's config makes them$"
+    with pytest.raises(KelronError, match=told):
         data.read_rows(tmp_path / "train.jsonl")
-    with pytest.raises(KelronError, match="run `kelron data` first"):
+    with pytest.raises(KelronError, match=told):
         data.fingerprint(tmp_path)
     (tmp_path / "train.jsonl").write_text("\n")
     with pytest.raises(KelronError, match="no rows in it"):

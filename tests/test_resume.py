@@ -15,9 +15,8 @@ from kelron_lib import aside
 from kelron_lib import train as train_module
 from kelron_lib.__main__ import main
 from kelron_lib.aside import set_aside
-from kelron_lib.config import RunConfig, apply_overrides, to_dict
+from kelron_lib.config import RUN_SECTIONS, RunConfig, apply_overrides, flat, to_dict
 from kelron_lib.errors import KelronError
-from kelron_lib.manifest import FREE_SECTIONS, flat
 from kelron_lib.restore import restore
 from kelron_lib.resume import MAY_CHANGE, Start
 from kelron_lib.store import FolderStore
@@ -40,7 +39,7 @@ def sessions(out):
 
 
 def test_every_key_of_a_config_is_free_or_may_change_or_is_refused():
-    keys = {key for key in flat(to_dict(RunConfig())) if key.partition(".")[0] not in FREE_SECTIONS}
+    keys = {key for key in flat(to_dict(RunConfig())) if key.partition(".")[0] in RUN_SECTIONS}
     assert MAY_CHANGE.keys() < keys
     for key in [*keys, "data_fingerprint"]:
         if key in MAY_CHANGE:
@@ -163,7 +162,7 @@ def test_what_a_checkpoint_did_not_know_of_counts_as_its_default(tmp_path, small
 
     manifest = latest(open_store(tmp_path / "store"))
     del manifest.config["train"]["weight_decay"]
-    here = {"data_fingerprint": fingerprint(small_data), "defaults": to_dict(RunConfig())}
+    here = {"data_fingerprint": fingerprint(small_data)}
     assert compare(manifest, config=to_dict(small_config), **here) == []
     other = apply_overrides(small_config, ["train.weight_decay=0.1"])
     assert compare(manifest, config=to_dict(other), **here) == ["train.weight_decay"]

@@ -12,6 +12,7 @@ from conftest import SMALL, ticking_clock
 
 from kelron_lib.config import apply_overrides, to_dict
 from kelron_lib.data import fingerprint
+from kelron_lib.dataset import require_made_for
 from kelron_lib.errors import KelronError
 from kelron_lib.lease import ask_to_stop
 from kelron_lib.runtime import exclusive
@@ -248,11 +249,11 @@ def test_other_data_is_refused(uninterrupted, small_config, small_data, tmp_path
     shutil.copytree(uninterrupted / "store", tmp_path / "store")
     shutil.copytree(small_data, tmp_path / "data")
     without_first_row(tmp_path / "data")
-    own = f"the run's own dataset is in the store: remove {tmp_path / 'data'}, and it is taken from there"
+    place = f"name an empty folder with --data instead of {tmp_path / 'data'}, and it is taken from there"
+    own = f"the run's own dataset is in the store: {place}"
     with pytest.raises(KelronError, match=rf"differing: data_fingerprint\).*; {re.escape(own)}$"):
         train(small_config, tmp_path / "data", tmp_path, say=silent)
-    shutil.rmtree(tmp_path / "data")
-    assert train(small_config, tmp_path / "data", tmp_path, say=silent).state == "finished"
+    assert train(small_config, tmp_path / "own", tmp_path, say=silent).state == "finished"
 
 
 def test_other_data_is_refused_without_a_hint_where_the_store_has_none(
@@ -343,7 +344,8 @@ def test_the_flat_layout_of_a_hub_download_resumes(uninterrupted, small_config, 
     flat = tmp_path / "download"
     shutil.copytree(uninterrupted / "store" / "step-000009", flat)
     config = apply_overrides(small_config, [f"store.url={flat}"])
-    with pytest.raises(KelronError, match=r"no dataset in .*download: make it with `kelron data`"):
+    command = r"`kelron data --preset tiny-cpu --set=data.rows=240 --out .*/out/data`$"
+    with pytest.raises(KelronError, match=rf"no dataset in .*download: make it with {command}"):
         train(config, tmp_path / "out" / "data", tmp_path / "out", must_resume=True, say=silent)
     status = train(config, small_data, tmp_path / "out", must_resume=True, say=silent)
     assert (status.first_step, status.step) == (9, STEPS)
@@ -449,3 +451,58 @@ def test_numbers_that_are_none_stop_the_run_with_the_layers_name(small_data, tmp
     status = json.loads((tmp_path / "status.json").read_text())
     assert (status["state"], status["step"]) == ("failed", 0)
     assert latest(open_store(tmp_path / "store")) is None
+
+
+# --- the dataset and the config ---
+
+
+def test_a_new_run_on_a_dataset_of_another_config_is_refused_and_says_how_to_go_on(small_config, small_data, tmp_path):
+    shutil.copytree(small_data, tmp_path / "data")
+    other = apply_overrides(small_config, ["data.rows=300", "data.seed=2"])
+    for fresh in (False, True):
+        with pytest.raises(KelronError) as refused:
+            train(other, tmp_path / "data", tmp_path / "run", fresh=fresh, say=silent)
+        assert str(refused.value) == (
+            f"the dataset in {tmp_path / 'data'} was made with data.rows=240, data.seed=1 and the config has "
+            "data.rows=300, data.seed=2: make it again with `kelron data --preset tiny-cpu --set=data.rows=300 "
+            f"--set=data.seed=2 --out {tmp_path / 'data'} --replace`, or train on it with --set data.rows=240 "
+            "--set data.seed=1"
+        )
+        assert not (tmp_path / "run" / "losses.json").exists()
+
+
+def test_a_fresh_start_with_the_wrong_dataset_sets_nothing_aside(uninterrupted, small_config, small_data, tmp_path):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    before = sorted(path for path in (tmp_path / "run" / "store").iterdir())
+    with pytest.raises(KelronError, match=r"was made with data\.seed=1 and the config has data\.seed=2"):
+        train(apply_overrides(small_config, ["data.seed=2"]), small_data, tmp_path / "run", fresh=True, say=silent)
+    assert sorted(path for path in (tmp_path / "run" / "store").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        ({"max_tokens": 128}, "data.max_tokens=256"),
+        ({"persona": "elsewhere/mine.yaml"}, "data.persona=mine.yaml"),
+        ({"rows": None}, "data.rows=3000"),
+        (None, "data.rows=300"),
+        ("foreign", "data.rows=300"),
+    ],
+    ids=["longest row", "another place", "a key that was not there", "no config", "no config of Kelron's"],
+)
+def test_what_does_not_change_the_rows_is_not_refused(then, now, small_config, small_data, tmp_path):
+    folder = shutil.copytree(small_data, tmp_path / "data")
+    made = json.loads((folder / "config.json").read_text())
+    if isinstance(then, dict):
+        made["data"] = {key: value for key, value in (made["data"] | then).items() if value is not None}
+    (folder / "config.json").write_text(json.dumps({"features": []} if then == "foreign" else made))
+    if then is None:
+        (folder / "config.json").unlink()
+    require_made_for(apply_overrides(small_config, [now]), folder)
+
+
+def test_a_run_that_was_begun_goes_on_with_its_dataset_whatever_that_says(run, small_config, small_data, tmp_path):
+    folder = shutil.copytree(small_data, tmp_path / "data")
+    made = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(made | {"data": made["data"] | {"seed": 9}}))
+    assert train(small_config, folder, run[0], say=silent).state == "finished"

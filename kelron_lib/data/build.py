@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.config import RunConfig, to_json
+from kelron_lib.config import RunConfig, differing, to_dict, to_json
 from kelron_lib.data.expand import EMPTY_SYSTEM_SHARE, SPLITS, expand
 from kelron_lib.data.gate import check_splits
 from kelron_lib.errors import KelronError
-from kelron_lib.files import cannot_write
+from kelron_lib.files import cannot_write, write_whole
 from kelron_lib.persona import KINDS, Persona, load_persona, load_seeds
 from kelron_lib.runtime import exclusive, lock_file
 
@@ -77,6 +77,19 @@ def _run_of(out: Path) -> contextlib.AbstractContextManager[None]:
     return exclusive(run) if lock_file(run).exists() else contextlib.nullcontext()
 
 
+def rows_differ(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys of two configs, with both values, that may give them different rows.
+
+    The longest row is only asked for when rows are encoded; and a persona's file may lie elsewhere on another machine.
+    """
+    changed = differing(then, now, ("data",))
+    changed.pop("data.max_tokens", None)
+    personas = changed.get("data.persona", ())
+    if len({Path(str(name)).name for name in personas}) == 1:
+        del changed["data.persona"]
+    return changed
+
+
 def _is_there(files: Mapping[str, str], out: Path, replace: bool) -> bool:
     """Whether `out` holds these very files, but for the config, which says more than what decides the rows.
 
@@ -85,7 +98,7 @@ def _is_there(files: Mapping[str, str], out: Path, replace: bool) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if not (out / "quality.json").is_file():
-        raise KelronError(f"{out} exists and is not a dataset: name another folder")
+        raise KelronError(f"{out} exists and is not a dataset: name another folder with --out")
     if all(
         (out / name).is_file() and (out / name).read_bytes() == text.encode("utf-8")
         for name, text in files.items()
@@ -95,7 +108,8 @@ def _is_there(files: Mapping[str, str], out: Path, replace: bool) -> bool:
     if not replace:
         raise KelronError(
             f"{out} holds another dataset ({_difference(files, out)}): replace it with --replace (REPLACE in the "
-            "notebook), or name another folder; a run that was trained on it goes on with that one alone"
+            "notebook), or name another folder with --out (RUN); a run that was trained on it goes on with that one "
+            "alone"
         )
     if foreign := sorted({path.name for path in out.iterdir()} - set(files)):
         raise KelronError(f"{out} holds {foreign[0]!r}, which is no part of a dataset: move it away before --replace")
@@ -105,14 +119,28 @@ def _is_there(files: Mapping[str, str], out: Path, replace: bool) -> bool:
 def _difference(files: Mapping[str, str], out: Path) -> str:
     """In what the settings of the dataset in `out` differ from those of the new one."""
     try:
-        there = json.loads((out / CONFIG_FILE).read_text(encoding="utf-8"))["data"]
-        now = json.loads(files[CONFIG_FILE])["data"]
-        changed = [
-            f"data.{key} {there.get(key)!r} there, {now[key]!r} now" for key in now if there.get(key) != now[key]
-        ]
+        there = json.loads((out / CONFIG_FILE).read_text(encoding="utf-8"))
+        changed = differing({"data": there["data"]}, json.loads(files[CONFIG_FILE]), ("data",))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return f"its {CONFIG_FILE} does not tell of what"
-    return "; ".join(changed) or "of the same settings: the persona, the seeds, Kelron or the files themselves changed"
+    return (
+        "; ".join(f"{key} {then!r} there, {now!r} now" for key, (then, now) in changed.items())
+        or "of the same settings: the persona, the seeds, Kelron or the files themselves changed"
+    )
+
+
+def _renew_config(config: RunConfig, text: str, out: Path) -> None:
+    """Have a dataset name the config that it was asked for with, where the same rows came of another."""
+    try:
+        told = json.loads((out / CONFIG_FILE).read_text(encoding="utf-8"))
+        named = isinstance(told, dict) and not rows_differ(told, to_dict(config))
+    except (OSError, ValueError):
+        named = False
+    if not named:
+        try:
+            write_whole(out / CONFIG_FILE, text.encode())
+        except OSError as error:
+            raise cannot_write(f"write {out / CONFIG_FILE}", error) from None
 
 
 def _write(files: Mapping[str, str], out: Path) -> None:
@@ -160,6 +188,7 @@ def build_dataset(
     with _run_of(out):
         if _is_there(files, out, replace):
             say(f"{out} is already there, with these very rows: left as it is")
+            _renew_config(config, files[CONFIG_FILE], out)
         else:
             _write(files, out)
     return report

@@ -51,6 +51,10 @@ def row_problem(row: Any) -> str | None:
     return _message_problem(row.get("messages"))
 
 
+def _no_rows(path: Path) -> KelronError:
+    return KelronError(f"no rows at {path}: `kelron data --out {path.parent}` with the run's config makes them")
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSON lines file, in order.
 
@@ -60,7 +64,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_bytes().split(b"\n")
     except (FileNotFoundError, NotADirectoryError):
-        raise KelronError(f"no rows at {path}: run `kelron data` first") from None
+        raise _no_rows(path) from None
     except OSError as error:
         raise KelronError(f"cannot read {path}: {error.strerror or error}") from None
     rows: list[dict[str, Any]] = []
@@ -96,7 +100,7 @@ def fingerprint(path: Path) -> str:
     for split in SPLITS:
         file = path / f"{split}.jsonl"
         if not file.is_file():
-            raise KelronError(f"no rows at {file}: run `kelron data` first")
+            raise _no_rows(file)
         content = file.read_bytes()
         digest.update(f"{file.name} {len(content)}\n".encode())
         digest.update(content)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import gc
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kelron_lib.batching import PaddingCollator, encode_rows
-from kelron_lib.config import RunConfig, config_hash, to_dict, to_json
+from kelron_lib.config import RunConfig, as_overrides, config_hash, differing, to_dict, to_json
 from kelron_lib.data import fingerprint, load_dataset_dir
+from kelron_lib.dataset import require_dataset
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import evaluate, write_report
 from kelron_lib.export import made_from
 from kelron_lib.generate import base_only, generate_answers
-from kelron_lib.manifest import flat
 from kelron_lib.model import load_tuned, quiet_libraries, require_adapter
 from kelron_lib.persona import load_persona, rival_names
 from kelron_lib.prompts import IGNORED
@@ -69,16 +70,16 @@ def _require_the_run(config: RunConfig, data: Path, adapter: Path) -> bool:
     made = made_from(adapter)
     if made is None:
         return False
-    here, then = flat(to_dict(config)), flat(dict(made.config))
-    parts = tuple(f"{part}." for part in ABOUT_THE_RUN)
-    keys = [key for key in here if f"{key}.".startswith(parts) and here[key] != then.get(key, here[key])]
-    if keys:
-        values = ", ".join(f"{key}={then[key]}" for key in keys)
-        raise KelronError(f"the adapter in {adapter} is of a run with {values}: evaluate it with that config")
+    if changed := differing(made.config, to_dict(config), ABOUT_THE_RUN):
+        values = as_overrides({key: then for key, (then, _) in changed.items()})
+        raise KelronError(
+            f"the adapter in {adapter} is of a run with {', '.join(values)}: evaluate it with that config "
+            f"({' '.join(f'--set {shlex.quote(value)}' for value in values)})"
+        )
     if fingerprint(data) != made.data_fingerprint:
         raise KelronError(
             f"{data} is not the dataset that the adapter in {adapter} was trained on, so its test rows may be known: "
-            "use the run's own, which its store holds (remove that folder, and `kelron resume` brings it back)"
+            "name the run's own with --data (`kelron resume --data` with an empty folder brings it from the store)"
         )
     return True
 
@@ -100,6 +101,7 @@ def evaluate_run(config: RunConfig, *, data: Path, adapter: Path, out: Path) -> 
     """
     require_adapter(adapter)
     persona = load_persona(config.data.persona)
+    require_dataset(config, data)
     rows = load_dataset_dir(data)["test"]
     held_out = _require_the_run(config, data, adapter)
     about = {
