@@ -50,9 +50,13 @@ def library_versions() -> dict[str, str]:
     return {"kelron": __version__, **{name: importlib.metadata.version(name) for name in packages}}
 
 
-def _explain(error: Exception, what: str, name: str) -> KelronError:
+def _explain(error: Exception, what: str, name: str, advice: str) -> KelronError:
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return KelronError(f"cannot load the {what} of {name!r}: {first_line}")
+    return KelronError(f"cannot load the {what} of {name!r}: {first_line.rstrip('.')}; {advice}")
+
+
+_OTHER_BASE = "name a base with --set model.base, a folder or a hub id"
+GET_ADAPTER = "fetch a checkpoint with `kelron store pull URL DIR` and name it with --adapter DIR"
 
 
 def _load_errors() -> tuple[type[Exception], ...]:
@@ -70,7 +74,7 @@ def load_tokenizer(config: RunConfig) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise _explain(error, "tokenizer", name) from None
+        raise _explain(error, "tokenizer", name, _OTHER_BASE) from None
     if tokenizer.chat_template is None:
         raise KelronError(f"{name!r} has no chat template: use an instruct model")
     check_stop_tokens(tokenizer, config.model.stop_token_ids)
@@ -122,7 +126,7 @@ def load_base(config: RunConfig) -> tuple[Any, Any]:
             attn_implementation="sdpa",
         )
     except _load_errors() as error:
-        raise _explain(error, "model", name) from None
+        raise _explain(error, "model", name, _OTHER_BASE) from None
     _compute_in(model, getattr(torch, config.model.dtype))
     _keep_trainable_on_cpu(model)
     model.eval()
@@ -179,10 +183,34 @@ def add_lora(model: Any, config: RunConfig) -> Any:
     return get_peft_model(model, settings)
 
 
+_SETTINGS, _WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
+
+
 def require_adapter(adapter: Path) -> None:
-    """Raise KelronError unless the folder holds an adapter."""
-    if not (adapter / "adapter_config.json").is_file():
-        raise KelronError(f"no adapter in {adapter}: train first, or name the folder with --adapter")
+    """Raise KelronError unless the folder holds an adapter; what lies in it decides what to do next."""
+    weights = any((adapter / name).is_file() for name in _WEIGHTS)
+    if (adapter / _SETTINGS).is_file() and weights:
+        return
+    if (adapter / _SETTINGS).is_file() or weights:
+        lacks = _WEIGHTS[0] if not weights else _SETTINGS
+        raise KelronError(f"no adapter in {adapter}, which lacks {lacks}: copy it again, or {GET_ADAPTER}")
+    if inside := sorted(str(path.parent) for path in adapter.glob(f"*/{_SETTINGS}")):
+        raise KelronError(f"no adapter in {adapter} itself: name one in it with --adapter ({', '.join(inside)})")
+    raise KelronError(
+        f"no adapter in {adapter}: train first (`kelron train` leaves it in OUT/adapter), name its folder with "
+        f"--adapter, or {GET_ADAPTER}"
+    )
+
+
+def _mend(config: RunConfig, adapter: Path) -> str:
+    """What to do with an adapter that does not load on a config's base."""
+    try:
+        base = read_json(adapter / _SETTINGS).get("base_model_name_or_path")
+    except (AttributeError, KelronError):
+        base = None
+    if base and base != portable_base(config):
+        return f"it is for the base {base} and the config has {portable_base(config)}: use the run's --preset"
+    return f"copy it again, or {GET_ADAPTER}"
 
 
 def load_tuned(config: RunConfig, adapter: Path) -> tuple[Any, Any]:
@@ -194,7 +222,7 @@ def load_tuned(config: RunConfig, adapter: Path) -> tuple[Any, Any]:
     try:
         tuned = PeftModel.from_pretrained(model, str(adapter))
     except _load_errors() as error:
-        raise _explain(error, "adapter", str(adapter)) from None
+        raise _explain(error, "adapter", str(adapter), _mend(config, adapter)) from None
     tuned.eval()
     return tuned, tokenizer
 

@@ -106,8 +106,9 @@ def read_checkpoint(folder: Path, say: Say = print) -> Prepared:
 
 
 def _steps_below(folder: Path) -> str:
-    """A hint at the trainer's checkpoints within a folder; empty where there are none."""
-    names = sorted(path.name for path in folder.glob("checkpoint-*") if path.is_dir())
+    """A hint at the checkpoints within a folder, such as a trainer's, a store's or a run's; empty without any."""
+    found = (path.parent for pattern in ("*", "*/*") for path in folder.glob(f"{pattern}/{TRAINER_STATE}"))
+    names = sorted(path.relative_to(folder).as_posix() for path in found)
     return f"; name one of the folders in it ({', '.join(names)})" if names else ""
 
 
@@ -158,6 +159,8 @@ def prune(store: Store, keep: int, *, dry_run: bool = False, say: Say = print) -
     freed = sum(checkpoint.size for checkpoint in doomed)
     for checkpoint in doomed:
         say(f"{'would delete' if dry_run else 'deleted'} {checkpoint.line()}")
+    for line in _beside(store, keep, [checkpoint.prefix for checkpoint in doomed]):
+        say(line)
     say(f"{size_words(freed)} {'would be ' if dry_run else ''}freed in {store.describe()}")
     if doomed and isinstance(store, RepoStore):
         say(IN_HISTORY)
@@ -175,6 +178,18 @@ def _surplus(store: Store, keep: int) -> list[CheckpointInfo]:
         raise KelronError(f"nothing was deleted: the newest checkpoint is damaged ({'; '.join(problems)})")
     doomed = surplus(store, newest, keep)
     return [checkpoint for checkpoint in list_checkpoints(store, bytewise=False) if checkpoint.prefix in doomed]
+
+
+def _beside(store: Store, keep: int, doomed: list[str]) -> list[str]:
+    """Why an older checkpoint stays beside the newest `keep`, in a line; none where none does."""
+    left = [one for one in list_checkpoints(store, bytewise=False) if one.prefix not in doomed]
+    newest = next((number for number, one in enumerate(left) if one.latest), 0)
+    stays = [one for one in left[newest + keep :] if one.best and one.state == "complete"]
+    return [
+        f"step {one.step} stays beside the newest {keep}: its validation loss is the lowest, and the adapter may be "
+        "taken from it (store.export)"
+        for one in stays
+    ]
 
 
 @contextmanager

@@ -242,7 +242,7 @@ def test_terminal_says_errors_in_a_line_and_goes_on(tokenizer, persona, cfg, scr
     model = scripted("Fine.")
     out = talk_in_terminal(model, tokenizer, persona, cfg, "<|im_end|>\n/tuned\nhello\n")
     assert "kelron: message 2 (user) contains the special token" in out
-    assert "kelron: no adapter is loaded" in out
+    assert "kelron: no adapter is loaded, so only the base can answer: name one with `kelron chat --adapter DIR`" in out
     assert "base> Fine." in out
 
 

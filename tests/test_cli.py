@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit codes, one-line errors, what it prints."""
 
 import importlib.util
+import io
 import json
 import re
 import shlex
@@ -131,7 +132,51 @@ def test_an_adapter_that_was_cut_off_is_named(capsys, tmp_path, trained):
     code, _, err = run(capsys, "chat", "--adapter", adapter)
     assert code == 2
     assert err.startswith(f"kelron: cannot load the adapter of '{adapter}': ")
+    assert err.endswith(
+        "; copy it again, or fetch a checkpoint with `kelron store pull URL DIR` and name it with --adapter DIR\n"
+    )
     assert err.count("\n") == 1
+
+
+def test_what_is_no_adapter_says_what_to_do_next(capsys, tmp_path, trained):
+    def told(verb, folder):
+        code, _, err = run(capsys, verb, "--adapter", folder)
+        assert (code, err.count("\n")) == (2, 1)
+        return err
+
+    fetch = "fetch a checkpoint with `kelron store pull URL DIR` and name it with --adapter DIR\n"
+    for verb in ("chat", "evaluate"):
+        absent = tmp_path / "absent"
+        assert told(verb, absent) == (
+            f"kelron: no adapter in {absent}: train first (`kelron train` leaves it in OUT/adapter), name its folder "
+            f"with --adapter, or {fetch}"
+        )
+        words = f"kelron: no adapter in {trained} itself: name one in it with --adapter ({trained / 'adapter'})\n"
+        assert told(verb, trained) == words
+        assert str(trained / "store" / "step-000012") in told(verb, trained / "store")
+        for name in ("adapter_model.safetensors", "adapter_config.json"):
+            half = shutil.copytree(trained / "adapter", tmp_path / verb / name)
+            (half / name).unlink()
+            assert told(verb, half) == f"kelron: no adapter in {half}, which lacks {name}: copy it again, or {fetch}"
+
+
+def test_an_adapter_of_another_base_says_so(capsys, tmp_path, trained):
+    adapter = shutil.copytree(trained / "adapter", tmp_path / "adapter")
+    settings = read(adapter / "adapter_config.json")
+    (adapter / "adapter_config.json").write_text(
+        json.dumps(settings | {"base_model_name_or_path": "Qwen/other", "r": 2})
+    )
+    code, _, err = run(capsys, "chat", "--adapter", adapter)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.endswith("; it is for the base Qwen/other and the config has tiny: use the run's --preset\n")
+
+
+def test_a_pulled_checkpoint_is_an_adapter_to_chat_with(capsys, tmp_path, trained, monkeypatch):
+    assert run(capsys, "store", "pull", trained / "store", tmp_path / "here")[0] == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO("/quit\n"))
+    code, out, err = run(capsys, "chat", "--adapter", tmp_path / "here")
+    assert (code, err) == (0, "")
+    assert "the tuned model answers" in out
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,21 @@ import sys
 import time
 
 import pytest
-from test_checkpoint import ALL_FILES, BARE_FILES, FILES, RUN, bare, content, damage, save, snapshot, store, two
+from test_checkpoint import (
+    ALL_FILES,
+    BARE_FILES,
+    FILES,
+    RUN,
+    bare,
+    content,
+    damage,
+    save,
+    send,
+    snapshot,
+    store,
+    trainer_folder,
+    two,
+)
 
 from kelron_lib import store_tools
 from kelron_lib.__main__ import main
@@ -270,6 +284,15 @@ def test_import_of_what_is_no_checkpoint(bare, tmp_path, capsys):
     assert not new.exists()
 
 
+def test_import_of_a_store_or_a_run_names_the_steps_in_it(two, tmp_path, capsys):
+    err = refused(capsys, "import", two.root, tmp_path / "new")
+    assert "trainer_state.json is missing; name one of the folders in it (step-000100, step-000120)" in err
+    shutil.copytree(two.root, tmp_path / "run" / "store")
+    err = refused(capsys, "import", tmp_path / "run", tmp_path / "new")
+    assert "name one of the folders in it (store/step-000100, store/step-000120)" in err
+    assert kelron(capsys, "import", tmp_path / "run" / "store" / "step-000120", tmp_path / "new")[0] == 0
+
+
 def test_what_was_pulled_is_imported_with_its_config(two, tmp_path, capsys):
     assert kelron(capsys, "pull", two.root, tmp_path / "here")[0] == 0
     assert kelron(capsys, "import", tmp_path / "here", tmp_path / "new")[0] == 0
@@ -314,6 +337,26 @@ def test_prune_keeps_the_newest(three, capsys, more, left):
     assert steps(three) == left
     assert verify_store(three).ok
     assert not (three.root / LEASE).exists()
+
+
+def test_prune_says_why_the_best_stays(store, tmp_path, capsys):
+    seen = []
+    for step, loss in ((10, 3.0), (20, 1.0), (30, 2.0), (40, 2.5)):
+        seen.append({"step": step, "eval_loss": loss})
+        folder = trainer_folder(tmp_path / "work", step)
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": seen}))
+        send(store, folder, keep=9, **RUN)
+    why = "step 20 stays beside the newest 1: its validation loss is the lowest, and the adapter may be taken from it"
+    for more in (["--dry-run"], []):
+        code, out, _ = kelron(capsys, "prune", store.root, "--keep", 1, *more)
+        assert code == 0
+        assert [line.split(" (")[0].split(",")[0] for line in out.splitlines() if "stays" in line] == [
+            why.split(",")[0]
+        ]
+        assert why in out
+    assert steps(store) == [20, 40]
+    code, out, _ = kelron(capsys, "prune", store.root, "--keep", 2)
+    assert (code, "stays" in out, steps(store)) == (0, False, [20, 40])  # it is one of the newest two
 
 
 def test_prune_never_deletes_the_named_one(three, tmp_path, capsys):

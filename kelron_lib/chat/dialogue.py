@@ -70,7 +70,9 @@ class Dialogue:
     def set_mode(self, mode: str) -> None:
         """Who answers next: base, tuned or both. Raises KelronError where no adapter is loaded."""
         if mode != BASE and TUNED not in self.models:
-            raise KelronError("no adapter is loaded, so only the base can answer: start with a trained adapter")
+            raise KelronError(
+                "no adapter is loaded, so only the base can answer: name one with `kelron chat --adapter DIR`"
+            )
         self.mode = mode
 
     def set_language(self, language: str) -> None:
