@@ -74,10 +74,20 @@ def run_notebook(notebook: Path, out: Path, parameters: dict[str, Any]) -> float
                 kernel_name="python3",
                 progress_bar=False,
                 stdout_file=sys.stdout,
+                config=_kernel_config(),
             )
     except PapermillExecutionError as error:
         raise KelronError(f"{notebook.name}, cell {error.exec_count}: {error.ename}: {error.evalue}") from None
     return time.monotonic() - began
+
+
+def _kernel_config() -> Any:
+    """Encrypt what goes to and from a kernel that knows how (jupyter_client's default is not to, of which such a kernel
+    warns in every notebook); older ones neither know how nor warn."""
+    import zmq
+    from traitlets.config import Config
+
+    return Config({"KernelManager": {"transport_encryption": "auto"}} if zmq.has("curve") else {})
 
 
 @contextlib.contextmanager

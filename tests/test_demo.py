@@ -68,6 +68,18 @@ def test_a_second_session_that_did_not_finish_the_first_ones_run_shows_nothing(s
         stand_in(tmp_path, ended("budget", 0, 5), ended(*second))
 
 
+def test_a_notebooks_kernel_has_nothing_to_warn_of(tmp_path, capfd):
+    nbformat = pytest.importorskip("nbformat")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(6 * 7)")])
+    nbformat.write(notebook, tmp_path / "small.ipynb")
+    demo.run_notebook(tmp_path / "small.ipynb", tmp_path, {})
+    printed = capfd.readouterr()
+    assert printed.out == "42\n"
+    assert "IPKernelApp" not in printed.err
+    (cell,) = json.loads((tmp_path / "notebooks" / "small.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert cell["outputs"][0]["text"] == ["42\n"]
+
+
 def test_the_first_budget_ends_in_the_midst_of_training(small_config, small_data, monkeypatch):
     from kelron_lib import measure
 
