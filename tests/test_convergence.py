@@ -93,7 +93,7 @@ def test_the_best_is_the_lowest_and_the_first_of_equals():
     ("overrides", "words"),
     [
         (["train.patience=-1"], "patience is -1"),
-        (["train.min_improvement=1"], r"min_improvement is 1\.0: use \[0, 1\)"),
+        (["train.min_improvement=1"], "min_improvement is 1: it has to be at least 0 and below 1"),
         (["train.least_epochs=-1"], "least_epochs is -1"),
         (["train.patience=1", "train.least_epochs=3"], "least_epochs 3 is beyond train.epochs .2."),
         (["store.export=newest"], "export is 'newest': use auto, best or last"),

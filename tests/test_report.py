@@ -171,3 +171,30 @@ def test_a_loss_that_is_no_number_is_refused():
 )
 def test_ticks_are_round(low, high, expected):
     assert ticks(low, high) == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.05, 3.92, [0.05, 0.1, 0.2, 0.5, 1, 2, 4]),
+        (0.05, 2.1, [0.05, 0.1, 0.2, 0.5, 1, 2, 3]),
+        (0.05, 5.0, [0.05, 0.1, 0.2, 0.5, 1, 2, 5]),
+        (0.005, 5.1, [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 6]),
+        (1.0, 2.4, [0, 0.5, 1, 1.5, 2, 2.5]),
+        (1.0, 3.9, [0, 1, 2, 3, 4]),
+        (1.0, 4.0, [0, 1, 2, 3, 4]),
+        (0.0, 0.0, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+    ],
+)
+def test_no_loss_stands_above_the_highest_line(low, high, expected):
+    losses = [{"step": 1, "loss": high}, {"step": 2, "loss": low}]
+    plot = loss_plot(losses, [])
+    told = [
+        (float(label), float(y) + 4) for y, label in re.findall(r'<text x="0" y="([0-9.]+)">([0-9.e-]+)</text>', plot)
+    ]
+    assert [label for label, _ in told] == expected
+    heights = [y for _, y in told]
+    assert heights == sorted(heights, reverse=True)
+    assert min(above - below for below, above in zip(heights[1:], heights, strict=False)) > 12, "numbers would touch"
+    points = re.search(r'<polyline class="raw" points="([^"]+)"', plot)[1].split()
+    assert all(0 <= float(point.split(",")[1]) <= 1000 for point in points)

@@ -17,6 +17,10 @@ POINTS = 500
 """A curve is thinned to about this many points, by means over equal stretches."""
 HEIGHT, TOP, BOTTOM = 280, 26, 26
 """Of the loss plot, in pixels: the whole, the strip of session names above, the step numbers below."""
+LEVELS = 5
+"""About so many lines of equal loss on an axis that is not logarithmic."""
+APART = 0.08
+"""Share of the plot's height within which two lines' numbers would touch."""
 Point = tuple[float, float]
 
 
@@ -75,6 +79,20 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [round(k * apart, 10) for k in range(first, math.floor(high / apart + 1e-9) + 1)]
 
 
+def _round_up(value: float) -> float:
+    """The next number with one digit that counts: 4 for 3.2, 0.05 for 0.047."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return float(f"{math.ceil(value / power - 1e-9) * power:.12g}")
+
+
+def _whole_ticks(high: float) -> float:
+    """The first tick at `high` or above it, of an axis from 0; 1 where there is nothing to show."""
+    if high <= 0:
+        return 1.0
+    marks = ticks(0.0, high, LEVELS)
+    return marks[-1] if marks[-1] >= high * (1 - 1e-9) else round(marks[-1] + marks[1] - marks[0], 10)
+
+
 class _Frame:
     """From steps and losses to places: across in per cent, down in pixels. Logarithmic where the loss spans far."""
 
@@ -82,7 +100,8 @@ class _Frame:
         self.last = max(1.0, *steps)
         high, low = max(losses), min(losses)
         self.log = low > 0 and high / low > 12
-        self.low, self.high = (low * 0.9, high * 1.1) if self.log else (0.0, high * 1.05 or 1.0)
+        self.low = low * 0.9 if self.log else 0.0
+        self.high = _round_up(high) if self.log else _whole_ticks(high)
 
     def across(self, step: float) -> float:
         return 100 * step / self.last
@@ -97,11 +116,12 @@ class _Frame:
         return TOP + (1 - self.share(loss)) * (HEIGHT - TOP - BOTTOM)
 
     def levels(self) -> list[float]:
+        """Where the lines go; the highest stands at the top, above every loss."""
         if not self.log:
-            return ticks(self.low, self.high, 5)
+            return ticks(self.low, self.high, LEVELS)
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         marks = [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
-        return [mark for mark in marks if self.low <= mark <= self.high]
+        return [*(mark for mark in marks if self.low <= mark and self.share(mark) < 1 - APART), self.high]
 
 
 def _line(points: Sequence[Point], frame: _Frame, name: str) -> str:
