@@ -65,7 +65,8 @@ class BudgetCallback(TrainerCallback):
         return "it was asked to stop" if self.state == "stopped" else "the session's time is used"
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._evaluation = max(self._evaluation, self.clock.elapsed() - self._step_ended)
+        if state.global_step:  # before the first step, no step's end tells when it began
+            self._evaluation = max(self._evaluation, self.clock.elapsed() - self._step_ended)
 
     def _cost_of_next(self, state: Any) -> float:
         following = state.global_step + 1
@@ -147,6 +148,8 @@ class GuardCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         logs = kwargs["logs"]
+        if not state.global_step:  # nothing was learned yet: the first step names the layer that gave it
+            return
         for name in ("loss", "eval_loss"):
             value = logs.get(name)
             if value is not None and not math.isfinite(value):
@@ -218,10 +221,13 @@ class ProgressCallback(TrainerCallback):
         done = state.global_step - self._first_step
         seconds = max(now - self._began, 1e-9)
         left = (state.max_steps - state.global_step) * seconds / done if done else math.nan
-        parts = [f"step {state.global_step}/{state.max_steps}", f"loss {self._loss:.3f}"]
+        parts = [f"step {state.global_step}/{state.max_steps}"]
+        if done:
+            parts.append(f"loss {self._loss:.3f}")
         if math.isfinite(self._validation):
             parts.append(f"validation {self._validation:.3f}")
-        parts.append(f"{sum(self._samples[self._first_step : state.global_step]) / seconds:.1f} samples/s")
+        if done:
+            parts.append(f"{sum(self._samples[self._first_step : state.global_step]) / seconds:.1f} samples/s")
         if math.isfinite(left):
             parts.append(f"training ends in {duration(left)}")
         parts.append(f"session ends in {duration(self._clock.left())}")

@@ -24,8 +24,9 @@ class Validation:
 
 
 def validations(log: Iterable[dict[str, Any]]) -> list[Validation]:
-    """Those in the `log_history` of a trainer's state, oldest first."""
-    return [Validation(entry["step"], entry["eval_loss"]) for entry in log if "eval_loss" in entry]
+    """Those in the `log_history` of a trainer's state, oldest first, but for the one before the first step: it is the
+    base's, of which there is no checkpoint."""
+    return [Validation(entry["step"], entry["eval_loss"]) for entry in log if "eval_loss" in entry and entry["step"]]
 
 
 def best(log: Iterable[dict[str, Any]]) -> Validation | None:

@@ -220,6 +220,7 @@ class _Session:
         self.began_training = True
         if self.world.size > 1 and self.world.first:
             write_json(self.out / BEGUN_FILE, asdict(Begun(self.first_step, self.total_steps, about=self.about)))
+        trainer.args.eval_on_start = checkpoint is None  # what the loss falls from
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         step = trainer.state.global_step
         if budget.state and not convergence.reason:

@@ -128,10 +128,17 @@ def stored_adapter(out, step):
     return (out / "store" / f"step-{step:06d}" / "adapter_model.safetensors").read_bytes()
 
 
+def test_the_loss_before_the_first_step_is_no_state_of_the_run():
+    before = {"step": 0, "eval_loss": 0.5}
+    assert best([before]) is None
+    assert best([before, {"step": 4, "eval_loss": 2.0}]) == Validation(4, 2.0)
+    assert plateau(apply_overrides(RunConfig(), ["train.patience=1"]), [before], 100) == ""
+
+
 def test_a_plateau_ends_it_and_the_best_is_kept_named_and_exported(ended):
     out, status = ended
     evaluated = {entry["step"]: entry["eval_loss"] for entry in losses(out) if "eval_loss" in entry}
-    assert list(evaluated) == [2, 4, END]
+    assert list(evaluated) == [0, 2, 4, END]
     assert min(evaluated, key=evaluated.get) == BEST
     loss = f"{evaluated[BEST]:.4f}"
     assert status.reason == (
