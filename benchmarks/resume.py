@@ -44,7 +44,7 @@ ON_CPU = ("data.rows=240", "train.rows_per_pass=2", "train.passes_per_step=2", "
 def kelron(*words: str) -> list[tuple[float, str]]:
     """What a verb prints, each line with the seconds since its start. Raises CalledProcessError where it fails."""
     began = time.monotonic()
-    command = [sys.executable, "-m", "kelron_lib", *words]
+    command = [sys.executable, "-u", "-m", "kelron_lib", *words]  # -u: or all lines come at the end, at one time
     told = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as verb:
         for line in verb.stdout or ():
@@ -78,7 +78,8 @@ def three_sessions(folder: Path, options: list[str]) -> dict[str, dict[str, Any]
     """What was seen of the sessions `whole`, `cut` and `resumed`. Raises SystemExit where none could be cut."""
     data = ("--data", str(folder / "data"))
     kelron("data", *options, "--out", str(folder / "data"))
-    steps = [when for when, line in kelron("train", *options, *data, "--out", str(folder / "whole")) if "step " in line]
+    told = kelron("train", *options, *data, "--out", str(folder / "whole"))
+    steps = [when for when, line in told if line.startswith("step ")]  # the first after the validation at step 0
     runs = {"whole": seen(folder / "whole")}
     for part in CUT_AT:
         budget = steps[0] + part * (steps[-1] - steps[0]) + RESERVE

@@ -275,7 +275,7 @@ def test_a_broken_row_is_named_by_file_and_line(capsys, tmp_path, small_data):
     path = tmp_path / "data" / "train.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines()
     path.write_text("\n".join([*lines[:4], "{broken", *lines[5:]]) + "\n", encoding="utf-8")
-    code, _, err = run(capsys, "train", "--data", tmp_path / "data", "--out", tmp_path / "run")
+    code, _, err = run(capsys, "train", *SETTINGS, "--data", tmp_path / "data", "--out", tmp_path / "run")
     assert code == 2
     assert "train.jsonl:5" in err
 
