@@ -33,7 +33,7 @@ from kelron_lib.manifest import (
     step_folder,
     step_of,
 )
-from kelron_lib.store import DamagedFile, Store
+from kelron_lib.store import DamagedFile, Store, unconditionally
 from kelron_lib.verify import (
     folder_problems,
     read_manifest,
@@ -93,24 +93,24 @@ def prepare_checkpoint(
 
 
 def send_checkpoint(
-    store: Store, prepared: Prepared, *, keep: int = 2, confirm: Callable[[], None] = lambda: None
+    store: Store, prepared: Prepared, *, keep: int = 2, confirm: Callable[[], None] = unconditionally
 ) -> Manifest:
     """Keep a prepared checkpoint in the store and return its manifest as it stands there.
 
     Uploads, reads everything back, moves LATEST.json, then deletes what is older than the newest `keep` verified
     checkpoints, but for the one with the lowest validation loss. What the store already holds is not sent again, so it
-    may be called again after a failure. `confirm` is called before the pointer moves and raises where this session may
-    not move it. Raises KelronError where the store is full or out of reach, or what arrived differs; LATEST.json then
-    still names the checkpoint before.
+    may be called again after a failure. `confirm` is called before every change that could harm another session's work,
+    the pointer's above all, and raises where this session may not make it. Raises KelronError where the store is full
+    or out of reach, or what arrived differs; LATEST.json then still names the checkpoint before.
     """
     if keep < 1:
         raise KelronError(f"{keep} checkpoints cannot be kept: keep at least 1")
     manifest = replace(prepared.manifest, prefix=_free_prefix(store, prepared.manifest.step))
-    stored = _already_stored(store, manifest) or _upload(store, prepared.folder, manifest, prepared.config_json)
-    confirm()
+    stored = _already_stored(store, manifest) or _upload(store, replace(prepared, manifest=manifest), confirm)
     if readable_pointer(store) != Pointer.to(stored):
-        store.write_bytes(LATEST, Pointer.to(stored).encode())
+        store.write_bytes(LATEST, Pointer.to(stored).encode(), confirm)
     for prefix in surplus(store, stored, keep):
+        confirm()
         discard(store, prefix)
     return stored
 
@@ -148,22 +148,27 @@ def _already_stored(store: Store, manifest: Manifest) -> Manifest | None:
     return None
 
 
-def _upload(store: Store, folder: Path, manifest: Manifest, config_json: bytes | None) -> Manifest:
+def _upload(store: Store, prepared: Prepared, confirm: Callable[[], None]) -> Manifest:
     """Send the files, the manifest last, and read all of it back."""
+    folder, manifest = prepared.folder, prepared.manifest
+    confirm()
     discard(store, manifest.prefix)
     try:
         store.put_files({f"{manifest.prefix}/{name}": folder / name for name in manifest.files if name != CONFIG})
-        if config_json is not None:
-            store.write_bytes(f"{manifest.prefix}/{CONFIG}", config_json)
-        store.write_bytes(f"{manifest.prefix}/{MANIFEST}", manifest.encode())
+        # That may have taken long enough for another session to take over, and to save this very step here.
+        if prepared.config_json is not None:
+            store.write_bytes(f"{manifest.prefix}/{CONFIG}", prepared.config_json, confirm)
+        store.write_bytes(f"{manifest.prefix}/{MANIFEST}", manifest.encode(), confirm)
         if problems := verify(store, manifest):
             raise KelronError(
                 f"step {manifest.step} did not arrive intact in {store.describe()} ({'; '.join(problems)}): "
                 "check the disk; the checkpoint before it stays the newest"
             )
     except KelronError:
-        # The first error is the one to report; what this cannot remove, the next save overwrites.
+        # The first error is the one to report; what this cannot remove, the next save overwrites. Where another session
+        # writes now, what lies there may be its own.
         with suppress(KelronError):
+            confirm()
             discard(store, manifest.prefix)
         raise
     return manifest

@@ -13,7 +13,7 @@ from kelron_lib.errors import KelronError
 from kelron_lib.files import cannot_write
 from kelron_lib.hub_client import TOKENS_PAGE, Hub, HubError, Sink
 from kelron_lib.hub_content import Content, Stored
-from kelron_lib.store import DamagedFile, Entry, MissingFile, plain_parts
+from kelron_lib.store import DamagedFile, Entry, MissingFile, plain_parts, unconditionally
 
 BRANCH = "main"
 PROBE = ".probe"
@@ -63,8 +63,8 @@ class HubStore(ABC):
         revision = self._revision_of(path)
         return self._sha256(path, self._stored(path, revision), revision)
 
-    def write_bytes(self, path: str, data: bytes) -> None:
-        self._put({self._full(path): Content(data)}, path)
+    def write_bytes(self, path: str, data: bytes, confirm: Callable[[], None] = unconditionally) -> None:
+        self._put({self._full(path): Content(data)}, path, confirm)
 
     def put_file(self, local: Path, path: str) -> None:
         self._put({self._full(path): Content(local)}, path)
@@ -189,9 +189,9 @@ class HubStore(ABC):
                 raise MissingFile(f"{path} is missing in {self.describe()}") from None
             raise
 
-    def _put(self, contents: dict[str, Content], what: str) -> None:
+    def _put(self, contents: dict[str, Content], what: str, confirm: Callable[[], None] = unconditionally) -> None:
         self._ready()
-        send = self._sender(contents, what)
+        send = self._sender(contents, what, confirm)
         self.hub.run(f"write {what} in {self.describe()}", send, arrived=lambda: not self._not_arrived(contents))
         for content in contents.values():
             self._learn(content)
@@ -222,8 +222,8 @@ class HubStore(ABC):
     def _address(self, full: str, revision: str) -> str: ...
 
     @abstractmethod
-    def _sender(self, contents: dict[str, Content], what: str) -> Callable[[], None]:
-        """One try at sending; called again, it goes on with what is left."""
+    def _sender(self, contents: dict[str, Content], what: str, confirm: Callable[[], None]) -> Callable[[], None]:
+        """One try at sending; called again, it goes on with what is left. `confirm` comes right before the change."""
 
     @abstractmethod
     def _remove(self, full: str) -> None: ...

@@ -20,6 +20,7 @@ from kelron_lib.errors import KelronError
 from kelron_lib.hub_base import BRANCH, HubStore
 from kelron_lib.hub_client import Hub, HubError, no_progress_bars
 from kelron_lib.hub_content import Content, HashingSink, Stored
+from kelron_lib.store import unconditionally
 
 SCHEME = "hf://"
 BUCKETS = "buckets/"
@@ -88,7 +89,7 @@ class RepoStore(HubStore):
     def _address(self, full: str, revision: str) -> str:
         return f"{self.hub.api.endpoint}/{self.name}/resolve/{revision}/{quote(full)}"
 
-    def _sender(self, contents: dict[str, Content], what: str) -> Callable[[], None]:
+    def _sender(self, contents: dict[str, Content], what: str, confirm: Callable[[], None]) -> Callable[[], None]:
         from huggingface_hub import CommitOperationAdd
 
         added: dict[str, Any] = {}
@@ -101,7 +102,7 @@ class RepoStore(HubStore):
             with no_progress_bars():
                 api = self.hub.api
                 api.preupload_lfs_files(self.name, additions=[*added.values()], revision=BRANCH, free_memory=False)
-                self._commit([*added.values()], f"kelron: write {what}")
+                self._commit([*added.values()], f"kelron: write {what}", confirm)
 
         return send
 
@@ -112,9 +113,11 @@ class RepoStore(HubStore):
         operation = CommitOperationDelete(full if is_file else f"{full}/", is_folder=not is_file)
         self._commit([operation], f"kelron: delete {full[len(self.prefix) + 1 :]}")
 
-    def _commit(self, operations: Sequence[Any], message: str) -> None:
-        # With its parent named, a try that seemed lost and arrives late cannot become a second commit.
+    def _commit(self, operations: Sequence[Any], message: str, confirm: Callable[[], None] = unconditionally) -> None:
+        # With its parent named, a try that seemed lost and arrives late cannot become a second commit, and none lands
+        # on a change that came after `confirm`.
         onto = {"revision": BRANCH, "parent_commit": self._revision()}
+        confirm()
         self.hub.api.create_commit(self.name, [*operations], commit_message=message, **onto)
 
     def _sha256(self, path: str, stored: Stored, revision: str) -> str:
@@ -153,11 +156,12 @@ class BucketStore(HubStore):
     def _address(self, full: str, revision: str) -> str:
         return f"{self.hub.api.endpoint}/buckets/{self.name}/resolve/{quote(full)}"
 
-    def _sender(self, contents: dict[str, Content], what: str) -> Callable[[], None]:
+    def _sender(self, contents: dict[str, Content], what: str, confirm: Callable[[], None]) -> Callable[[], None]:
         def send() -> None:
             pending = self._not_arrived(contents)
             with no_progress_bars():
                 adds = [(content.readable(), path) for path, content in pending.items()]
+                confirm()
                 self.hub.api.batch_bucket_files(self.name, add=adds)
             if left := self._not_arrived(contents):
                 raise HubError(f"{len(left)} of {len(contents)} did not arrive as they are here", transient=True)

@@ -25,7 +25,7 @@ from kelron_lib.files import cannot_write
 from kelron_lib.hub_content import HashingSink
 from kelron_lib.kaggle_mounts import output_of
 from kelron_lib.manifest import LATEST, MANIFEST, step_of
-from kelron_lib.store import Entry, FolderStore, MissingFile, plain_parts
+from kelron_lib.store import Entry, FolderStore, MissingFile, plain_parts, unconditionally
 
 SCHEME = "kaggle://"
 WAITS = (1.0, 4.0, 15.0, 60.0)
@@ -85,7 +85,7 @@ class _ReadOnly:
 
     kernel: str
 
-    def write_bytes(self, path: str, data: bytes) -> None:
+    def write_bytes(self, path: str, data: bytes, confirm: Callable[[], None] = unconditionally) -> None:
         self._refuse()
 
     def put_file(self, local: Path, path: str) -> None:

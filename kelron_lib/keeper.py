@@ -13,7 +13,7 @@ from kelron_lib.config import RunConfig, config_hash, to_dict
 from kelron_lib.data import fingerprint
 from kelron_lib.dataset import copy_dataset, has_dataset, save_dataset
 from kelron_lib.errors import KelronError, RunFailed
-from kelron_lib.lease import Writer
+from kelron_lib.lease import LostLease, Writer
 from kelron_lib.manifest import is_checkpoint_file
 from kelron_lib.model import library_versions
 from kelron_lib.store import Store
@@ -109,6 +109,8 @@ class Keeper:
 
     def check(self) -> None:
         """Raise RunFailed where checkpoints no longer reach the store, or another session took it."""
+        if isinstance(lost := self._writer.problem, LostLease):  # seen at a heartbeat, long before the next checkpoint
+            raise RunFailed(str(lost)) from lost
         if self._uploader is not None:
             self._uploader.check()
 

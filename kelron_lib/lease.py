@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -234,9 +234,9 @@ class Writer:
     def _beats(self) -> None:
         while not self._stop.wait(self.beat_seconds):
             try:
-                self.confirm()
-                self.lease = Lease(**{**asdict(self.lease), "beat": self.lease.beat + 1})
-                self._write()
+                self.lease = replace(self.lease, beat=self.lease.beat + 1)
+                # At every try: one that was late must not take the lease back from who has it now.
+                self.store.write_bytes(LEASE, self.lease.encode(), self.confirm)
                 self.asked_to_stop = self.asked_to_stop or _session_to_stop(self.store) == self.lease.session
                 self._problem = None
             except LostLease as error:

@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,10 @@ class Entry:
     """Bytes."""
 
 
+def unconditionally() -> None:
+    """Where nobody else may be writing, a change asks nobody before it is made."""
+
+
 class Store(Protocol):
     """What a place for checkpoints can do. Paths are relative and plain: no `..`, nothing absolute.
 
@@ -65,8 +69,11 @@ class Store(Protocol):
     def sha256(self, path: str) -> str:
         """Hex digest of what the store holds now, not of what was once sent."""
 
-    def write_bytes(self, path: str, data: bytes) -> None:
-        """Create or replace a small file. A reader sees the old content or the new one, never a part."""
+    def write_bytes(self, path: str, data: bytes, confirm: Callable[[], None] = unconditionally) -> None:
+        """Create or replace a small file. A reader sees the old content or the new one, never a part.
+
+        `confirm` is called right before the change, at every try of it, and raises where it must not be made.
+        """
 
     def put_file(self, local: Path, path: str) -> None:
         """Upload a file of any size. It appears under `path` complete, or not at all."""
@@ -153,9 +160,10 @@ class FolderStore:
         with self._explained("read", path, of_one_file=True):
             return sha256_file(self._local(path))
 
-    def write_bytes(self, path: str, data: bytes) -> None:
+    def write_bytes(self, path: str, data: bytes, confirm: Callable[[], None] = unconditionally) -> None:
         with self._replacing(path) as temporary:
             temporary.write_bytes(data)
+            confirm()
 
     def put_file(self, local: Path, path: str) -> None:
         with self._replacing(path) as temporary:

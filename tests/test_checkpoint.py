@@ -81,9 +81,9 @@ class RecordingStore(FolderStore):
         super().__init__(root)
         self.changes = []
 
-    def write_bytes(self, path, data):
+    def write_bytes(self, path, data, *confirm):
         self.changes.append(f"write {path}")
-        super().write_bytes(path, data)
+        super().write_bytes(path, data, *confirm)
 
     def put_file(self, local, path):
         self.changes.append(f"write {path}")

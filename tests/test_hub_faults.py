@@ -151,8 +151,8 @@ def test_a_run_whose_uploads_are_refused_ends_with_the_reason_and_goes_on_bit_eq
         session.store.prepare()
         real = session.store.write_bytes
 
-        def written(path, data):
-            real(path, data)
+        def written(path, data, *confirm):
+            real(path, data, *confirm)
             if fails and path == LATEST:
                 hub.fail(session.change, times=10**6, **fault)
 

@@ -153,8 +153,8 @@ def test_heartbeats_count_and_stop_for_another_session(store):
         def __getattr__(self, name):
             return getattr(store, name)
 
-        def write_bytes(self, path, data):
-            store.write_bytes(path, data)
+        def write_bytes(self, path, data, *confirm):
+            store.write_bytes(path, data, *confirm)
             if json.loads(data)["beat"] >= 2:
                 seen.set()
 
@@ -182,8 +182,8 @@ def test_an_outage_is_kept_as_the_problem_and_the_next_beat_tries_again(store):
                 raise KelronError("the store cannot be reached")
             return store.read_bytes(path)
 
-        def write_bytes(self, path, data):
-            store.write_bytes(path, data)
+        def write_bytes(self, path, data, *confirm):
+            store.write_bytes(path, data, *confirm)
             if failed.is_set():
                 back.set()
 
