@@ -28,9 +28,10 @@ class BudgetCallback(TrainerCallback):
     """Ends training at the last step boundary from which the next step and the last save still fit, or at the next one
     after the session was asked, through the store, to end.
 
-    The next step is assumed to take as long as the slowest of the last ten, the last save twice as long as the
-    slowest so far, and its way to the store as long as those before it took (`reserve` seconds before any did);
-    validation is added where it is due. Where several processes train, one that has to stop stops them all.
+    The next step is assumed to take as long as the slowest of the last ten, the last save (the trainer's writing, and
+    the reading and sealing after it) twice as long as the slowest so far, and its way to the store as long as those
+    before it took (`reserve` seconds before any did); validation is added where it is due. Where several processes
+    train, one that has to stop stops them all.
     """
 
     def __init__(self, clock: SessionClock, reserve: float, world: World, keeper: Keeper | None = None) -> None:
@@ -45,6 +46,7 @@ class BudgetCallback(TrainerCallback):
         self._evaluation = 0.0
         self._step_began = 0.0
         self._step_ended = 0.0
+        self._saving_since = time.monotonic()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._step_began = self.clock.elapsed()
@@ -52,6 +54,7 @@ class BudgetCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._step_ended = self.clock.elapsed()
         self._steps.append(self._step_ended - self._step_began)
+        self._saving_since = time.monotonic()
         asked = self._keeper is not None and self._keeper.asked_to_stop
         ends = asked or self.clock.left() < self._cost_of_next(state)
         if state.global_step < state.max_steps and self._world.any(ends):
@@ -67,6 +70,11 @@ class BudgetCallback(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step:  # before the first step, no step's end tells when it began
             self._evaluation = max(self._evaluation, self.clock.elapsed() - self._step_ended)
+        self._saving_since = time.monotonic()
+
+    def saved(self) -> None:
+        """A save ended, which the trainer began after the step or its validation."""
+        self.slowest_save = max(self.slowest_save, time.monotonic() - self._saving_since)
 
     def _cost_of_next(self, state: Any) -> float:
         following = state.global_step + 1
@@ -100,13 +108,12 @@ class StoreCallback(TrainerCallback):
             self._keeper.check()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        began = time.monotonic()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         self._collect_random_states(folder)
         if self._world.first:
             self._keep(folder)
         self._world.wait()
-        self._budget.slowest_save = max(self._budget.slowest_save, time.monotonic() - began)
+        self._budget.saved()
 
     def _collect_random_states(self, folder: Path) -> None:
         """Bring the files of processes on other machines to process 0, and leave nothing behind there."""

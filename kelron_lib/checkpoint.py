@@ -1,8 +1,8 @@
 """Checkpoints that count: saved, proven, named, kept, and found again by the next session.
 
-In the store a checkpoint is a folder `step-000120/` whose MANIFEST.json is written last. Only when every file has
-been read back and matches is LATEST.json moved to it, and only after that do older ones go. So LATEST.json names
-a complete, verified checkpoint at every moment, wherever the writer is killed.
+In the store a checkpoint is a folder `step-000120/` whose MANIFEST.json is written last. Only when every file's digest,
+as the store tells it, matches is LATEST.json moved to it, and only after that do older ones go. So LATEST.json names a
+complete, verified checkpoint at every moment, wherever the writer is killed.
 """
 
 from __future__ import annotations

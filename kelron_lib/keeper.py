@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from kelron_lib.data import fingerprint
 from kelron_lib.dataset import copy_dataset, has_dataset, save_dataset
 from kelron_lib.errors import KelronError, RunFailed
 from kelron_lib.lease import LostLease, Writer
-from kelron_lib.manifest import is_checkpoint_file
+from kelron_lib.manifest import Manifest, is_checkpoint_file
 from kelron_lib.model import library_versions
 from kelron_lib.store import Store
 from kelron_lib.upload import Uploader, stage
+from kelron_lib.verify import size_words
 
 FLUSH_AT_LEAST = 60.0
 """Seconds that the last checkpoint gets to arrive even where the budget is spent: the budget ends before the session
@@ -88,7 +90,15 @@ class Keeper:
 
     def _send(self, prepared: Prepared) -> None:
         self.keep_dataset()
-        send_checkpoint(self.store, prepared, keep=self.config.store.keep, confirm=self._writer.confirm)
+        kept = send_checkpoint(self.store, prepared, keep=self.config.store.keep, confirm=self._writer.confirm)
+        self._tell_use(kept)
+
+    def _tell_use(self, kept: Manifest) -> None:
+        line = f"step {kept.step} is kept in {self.store.describe()}, verified: {size_words(kept.size)}"
+        with suppress(KelronError):  # the checkpoint is there; how full the store is can be told the next time
+            used = sum(entry.size for entry in self.store.list())
+            line += f" of the {size_words(used)} there"
+        self.say(line)
 
     def keep_dataset(self) -> None:
         """Send the dataset if the store does not have it; the thread that sends may be at it as well."""

@@ -18,7 +18,10 @@ from kelron_lib.store import DamagedFile, Store
 from kelron_lib.verify import CheckpointInfo, latest, list_checkpoints, size_words, sound, verify
 
 Say = Callable[[str], None]
-IN_HISTORY = "a model repo keeps deleted files in its history: the Hub counts them until that is squashed"
+IN_HISTORY = (
+    "a model repo keeps deleted files in its history, and the Hub counts them until that is squashed: "
+    "`kelron store prune URL --squash` makes one commit of it"
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Listing:
         """The listing as lines of text."""
         count = len(self.checkpoints)
         head = f"{self.store}: {count} checkpoint{'s' * (count != 1)}, {size_words(self.size)} in all; {self.writer}"
-        note = "complete: every file is there in its size; `kelron store verify` reads every byte"
+        note = "complete: every file is there in its size; `kelron store verify` checks every byte"
         problems = [self.problem] if self.problem else []
         return [head, *problems, *(checkpoint.line() for checkpoint in self.checkpoints), note]
 
@@ -139,15 +142,18 @@ def import_checkpoint(store: Store, prepared: Prepared, say: Say = print) -> Man
         return send_checkpoint(store, prepared, keep=sys.maxsize, confirm=writer.confirm)
 
 
-def prune(store: Store, keep: int, *, dry_run: bool = False, say: Say = print) -> list[str]:
+def prune(store: Store, keep: int, *, dry_run: bool = False, squash: bool = False, say: Say = print) -> list[str]:
     """Delete what is older than the newest `keep` verified checkpoints, and say what that frees; the folders' names.
 
     The checkpoint that LATEST.json names stays, whatever `keep`, and so does the one with the lowest validation loss;
-    where fewer than `keep` are verified, all do.
+    where fewer than `keep` are verified, all do. `squash`: then make one commit of a model repo's whole history, so
+    that what was ever deleted there takes no storage.
     Raises KelronError where another session writes to the store, or where the named checkpoint is not intact.
     """
     if keep < 1:
         raise KelronError(f"--keep is {keep}: at least 1 stays, the one that {LATEST} names")
+    if squash and not isinstance(store, RepoStore):
+        raise KelronError(f"{store.describe()} has no history to squash: leave --squash out")
     if dry_run:
         doomed = _surplus(store, keep)
     else:
@@ -156,13 +162,18 @@ def prune(store: Store, keep: int, *, dry_run: bool = False, say: Say = print) -
             for checkpoint in doomed:
                 writer.confirm()
                 discard(store, checkpoint.prefix)
+            if squash and isinstance(store, RepoStore):
+                writer.confirm()
+                store.squash()
     freed = sum(checkpoint.size for checkpoint in doomed)
     for checkpoint in doomed:
         say(f"{'would delete' if dry_run else 'deleted'} {checkpoint.line()}")
     for line in _beside(store, keep, [checkpoint.prefix for checkpoint in doomed]):
         say(line)
     say(f"{size_words(freed)} {'would be ' if dry_run else ''}freed in {store.describe()}")
-    if doomed and isinstance(store, RepoStore):
+    if squash:
+        say(f"{'would squash' if dry_run else 'squashed'} the history: what is not there now cannot come back")
+    elif doomed and isinstance(store, RepoStore):
         say(IN_HISTORY)
     return [checkpoint.prefix for checkpoint in doomed]
 

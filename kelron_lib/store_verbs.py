@@ -31,7 +31,13 @@ def add_store_verbs(verbs: Any) -> None:
         )
 
     url(action("ls", _ls, "list the checkpoints, and who writes to the store; reads only small files"))
-    url(action("verify", _verify, "read every byte of every checkpoint and of the dataset"))
+    url(
+        action(
+            "verify",
+            _verify,
+            "check every byte of every checkpoint and of the dataset (in a repo, by the digests that the Hub lists)",
+        )
+    )
     pull = action("pull", _pull, "download a checkpoint, verified, into an empty folder")
     url(pull)
     pull.add_argument("folder", metavar="DIR", type=Path, help="where to; it must be empty or absent")
@@ -49,6 +55,11 @@ def add_store_verbs(verbs: Any) -> None:
         help="verified ones to keep (default: %(default)s)",
     )
     prune.add_argument("--dry-run", action="store_true", help="say what would be deleted and stop")
+    prune.add_argument(
+        "--squash",
+        action="store_true",
+        help="make one commit of a model repo's history, so that deleted files take no room",
+    )
 
 
 def _open(args: argparse.Namespace, **how: bool) -> Store:
@@ -98,5 +109,6 @@ def _import(args: argparse.Namespace) -> int:
 def _prune(args: argparse.Namespace) -> int:
     from kelron_lib.store_tools import prune
 
-    prune(_open(args, must_exist=True, write=not args.dry_run), args.keep, dry_run=args.dry_run)
+    store = _open(args, must_exist=True, write=not args.dry_run)
+    prune(store, args.keep, dry_run=args.dry_run, squash=args.squash)
     return 0

@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from kelron_lib.callbacks import GuardCallback, ProgressCallback
+from kelron_lib import callbacks
+from kelron_lib.callbacks import BudgetCallback, GuardCallback, ProgressCallback, StoreCallback
 from kelron_lib.errors import RunFailed
+from kelron_lib.processes import World
 from kelron_lib.runtime import SessionClock
 
 STEPS = 400
@@ -92,3 +94,24 @@ def test_a_loss_that_is_no_number_fails_the_run_and_not_the_input(name, value):
     assert caught.value.exit_code == 1
     state.global_step = 0  # there the first step tells more: which layer gave it
     GuardCallback().on_log(None, state, None, logs={name: value})
+
+
+@pytest.mark.parametrize("validates", [False, True])
+def test_a_save_counts_from_when_the_trainer_begins_to_write(validates, monkeypatch, tmp_path):
+    """Its own writing is most of a large checkpoint's save; a validation before it is no part of it."""
+    time = [0.0]
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: time[0])
+    clock = SessionClock(budget=3600.0, now=lambda: time[0])
+    budget = BudgetCallback(clock, 5.0, World())
+    saver = StoreCallback(lambda folder: time.__setitem__(0, time[0] + 2.0), budget, World())
+    state = SimpleNamespace(global_step=4, max_steps=400, eval_steps=100)
+    control = SimpleNamespace(should_training_stop=False, should_save=False)
+    budget.on_step_begin(None, state, control)
+    time[0] += 3.0
+    budget.on_step_end(None, state, control)
+    if validates:
+        time[0] += 50.0
+        budget.on_evaluate(None, state, control)
+    time[0] += 9.0  # the trainer writes
+    saver.on_save(SimpleNamespace(output_dir=str(tmp_path)), state, control)
+    assert budget.slowest_save == 11.0

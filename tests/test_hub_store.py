@@ -387,6 +387,23 @@ def test_a_history_is_squashed_on_request(stand_in, tmp_path):
     session.store.write_bytes("more.json", b"x")
 
 
+def test_pruning_squashes_where_that_is_asked_for(stand_in, tmp_path):
+    store = Session(stand_in, "repo").store
+    for step in (100, 120, 140):
+        save(store, tmp_path / "work", step, keep=9)
+    store.settle_seconds, said = 0.0, []
+    assert prune(store, 2, dry_run=True, squash=True, say=said.append) == ["step-000100"]
+    assert "would squash" in said[-1]
+    assert len(stand_in.commits("me/cells")) > 2
+    assert prune(store, 2, squash=True, say=said.append) == ["step-000100"]
+    assert "squashed" in said[-1]
+    assert stand_in.commits("me/cells") == ["kelron: squash", "kelron: delete LEASE.json"]
+    assert [info.step for info in list_checkpoints(store)] == [140, 120]
+    assert verify_store(store).ok
+    with pytest.raises(KelronError, match="no history to squash"):
+        prune(open_store(tmp_path / "store", write=True), 2, squash=True)
+
+
 # --- faults ---
 
 

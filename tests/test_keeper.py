@@ -20,7 +20,7 @@ from kelron_lib.store import FolderStore
 from kelron_lib.stores import open_store
 from kelron_lib.train import train
 from kelron_lib.upload import Uploader
-from kelron_lib.verify import latest, verify_store
+from kelron_lib.verify import latest, size_words, verify_store
 
 
 class SlowStore(FolderStore):
@@ -66,6 +66,18 @@ def keeper(store, small_config, small_data, tmp_path):
     yield held
     store.open.set()
     held.close()
+
+
+def test_what_is_kept_is_told_with_what_the_store_takes(keeper, store, tmp_path):
+    keeper.say, store.open = (said := []).append, threading.Event()
+    store.open.set()
+    for step in (7, 8):
+        keeper.keep(trainer_folder(tmp_path / "work", step, size=1_000_000))
+        keeper.flush(20)
+    size = size_words(latest(store).size)
+    used = size_words(sum(entry.size for entry in store.list()))
+    assert said[0].startswith(f"step 7 is kept in {store.describe()}, verified: {size} of the ")
+    assert said[1] == f"step 8 is kept in {store.describe()}, verified: {size} of the {used} there"
 
 
 def test_keeping_does_not_wait_and_rotation_does_no_harm(keeper, store, tmp_path):

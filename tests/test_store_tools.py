@@ -114,7 +114,7 @@ def test_ls_shows_what_is_there(two, capsys):
         f"step 140, 0.0 MB, age unknown, unfinished: step-000140/{MANIFEST} is missing in folder {two.root}",
         "step 120, 0.0 MB, 0 min old, latest, complete",
         "step 100, 0.0 MB, 0 min old, complete",
-        "complete: every file is there in its size; `kelron store verify` reads every byte",
+        "complete: every file is there in its size; `kelron store verify` checks every byte",
     ]
 
 
