@@ -32,6 +32,7 @@ TRANSIENT = (408, 409, 412, 429, 500, 502, 503, 504)
 SENT_ONCE = (408, 429, 500, 502, 503, 504)
 """Those after which the hub client would sleep and send again by itself."""
 NO_SPACE = re.compile(r"quota|storage limit|storage space|out of (disk )?space|payment required", re.IGNORECASE)
+ADDRESS = re.compile(r"\w+://\S+")
 SECRETS = re.compile(
     r"hf_[A-Za-z0-9]{16,}"
     r"|(?<=bearer )\S+"
@@ -237,7 +238,8 @@ def explain(error: Exception, token: str) -> HubError:
     if "no space left on device" in text.lower():
         return HubError(f"the disk here is full ({text}): free space on it")
     response = next((e.response for e in chain if getattr(e, "response", None) is not None), None)
-    if NO_SPACE.search(text) and getattr(response, "status_code", 0) != 429:
+    words = ADDRESS.sub("", text)  # a repo may be called what it likes
+    if NO_SPACE.search(words) and getattr(response, "status_code", 0) != 429:
         return HubError(f"the Hub has no space left for it ({text}): delete what you need not keep, or buy storage")
     if "BucketBatchError" in names:
         return HubError(f"only a part was done ({text})", transient=True)

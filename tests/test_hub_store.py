@@ -556,6 +556,22 @@ def test_a_full_account_is_said_at_once(session):
     assert session.content() == {}
 
 
+def test_a_name_that_sounds_like_a_full_account_is_none():
+    """An answer without words of its own is told with its address, which holds the repo's name."""
+    from huggingface_hub.utils import hf_raise_for_status  # reads its settings: not before a test has set them
+
+    http = hub_client._http_library()
+    answer = http.Response(
+        503, request=http.Request("POST", "https://hub.example/api/models/me/quota-test/commit/main")
+    )
+    with pytest.raises(http.HTTPError) as raised:
+        hf_raise_for_status(answer)
+    assert "quota-test" in str(raised.value)
+    explained = hub_client.explain(raised.value, "")
+    assert explained.transient
+    assert "the Hub answered 503" in str(explained)
+
+
 def test_a_refusal_is_said_at_once(session):
     session.hub.fail(session.change, "status", status=403, times=9)
     with pytest.raises(KelronError, match=r"the token may not do this .*: make one with write access at https"):
