@@ -228,9 +228,10 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
     return RunConfig(**(values | {name: _section(hints[name], value, name) for name, value in sections.items()}))
 
 
-def config_hash(config: RunConfig) -> str:
-    """sha256 (hex) over the sections that decide what the adapter will be."""
-    deciding = {name: value for name, value in to_dict(config).items() if name in RUN_SECTIONS}
+def config_hash(config: RunConfig | Mapping[str, Any]) -> str:
+    """sha256 (hex) over the sections that decide what the adapter will be, of a config or of what `to_dict` gave."""
+    values = to_dict(config) if isinstance(config, RunConfig) else config
+    deciding = {name: value for name, value in values.items() if name in RUN_SECTIONS}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 

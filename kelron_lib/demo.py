@@ -17,23 +17,27 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.config import RunConfig
-from kelron_lib.dataset import ABOUT, ROWS
+from kelron_lib.config import RunConfig, config_hash, resolve
+from kelron_lib.data import fingerprint
+from kelron_lib.dataset import ABOUT, FOLDER, ROWS
 from kelron_lib.errors import KelronError
-from kelron_lib.runtime import BATCH_VARIABLE, duration, exclusive, read_json, write_json
-from kelron_lib.session import LOSSES_FILE, SESSIONS_FILE, STATUS_FILE, Status, read_status
+from kelron_lib.export import made_from
+from kelron_lib.lease import LEASE, STOP
+from kelron_lib.manifest import LATEST
+from kelron_lib.runtime import BATCH_VARIABLE, DEMO, DEMO_VARIABLE, duration, exclusive, read_json, write_json
+from kelron_lib.session import DEMO_MARK, LOSSES_FILE, SESSIONS_FILE, STATUS_FILE, Status, read_status
+from kelron_lib.store import PROBE, TEMPORARY, DamagedFile, FolderStore
 from kelron_lib.train import BEGUN_FILE, JOB_FILE
+from kelron_lib.verify import read_manifest, step_folders
 
 CUT_AT = 0.45
 """Share of the training time after which the first session's budget ends."""
 
 NOTEBOOKS = ("01_data_prep", "02_train", "03_resume", "04_evaluate")
-MARK = "demo.json"
-"""What tells a demo's folder from any other."""
 DATASET = (*ROWS, *ABOUT)
 WRITTEN = (
     ".*.lock",
-    MARK,
+    DEMO_MARK,
     "notebooks",
     "data",
     ".data.*",
@@ -52,6 +56,8 @@ WRITTEN = (
     "report.html",
 )
 """What a demo writes into its folder; with `.part` after the name where it was killed."""
+IN_STORE = ("step-*", FOLDER, LATEST, SESSIONS_FILE, LEASE, STOP, f"{TEMPORARY}*", PROBE)
+"""What its sessions write into their store."""
 
 
 def run_notebook(notebook: Path, out: Path, parameters: dict[str, Any]) -> float:
@@ -92,16 +98,17 @@ def _kernel_config() -> Any:
 
 @contextlib.contextmanager
 def _nobody_there() -> Iterator[None]:
-    """Kernels that start in this block know that nobody is there to click; this process's environment stays."""
-    before = os.environ.get(BATCH_VARIABLE)
-    os.environ[BATCH_VARIABLE] = "1"
+    """Kernels that start in this block know that nobody is there to click, and that this process's folder is theirs;
+    this process's environment stays."""
+    told = {BATCH_VARIABLE: "1", DEMO_VARIABLE: str(os.getpid())}
+    before = {name: os.environ[name] for name in told if name in os.environ}
+    os.environ.update(told)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[BATCH_VARIABLE]
-        else:
-            os.environ[BATCH_VARIABLE] = before
+        for name in told:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def first_budget(config: RunConfig, data: Path) -> float:
@@ -128,8 +135,9 @@ def _require_input(config: RunConfig, notebooks: Path) -> None:
 
 
 def _foreign(out: Path) -> list[Path]:
-    """What lies in an earlier demo's folder that no demo writes: in it, among its notebooks, and in its dataset."""
-    written = {out: WRITTEN, out / "notebooks": tuple(f"{name}.ipynb" for name in NOTEBOOKS), out / "data": DATASET}
+    """What lies in an earlier demo's folder that no demo writes: in it, its notebooks, its dataset, its store."""
+    notebooks = tuple(f"{name}.ipynb" for name in NOTEBOOKS)
+    written = {out: WRITTEN, out / "notebooks": notebooks, out / "data": DATASET, out / "store": IN_STORE}
     return [
         path
         for folder, names in written.items()
@@ -139,17 +147,33 @@ def _foreign(out: Path) -> list[Path]:
     ]
 
 
+def _of_other_runs(out: Path) -> list[Path]:
+    """The checkpoints and the adapter in an earlier demo's folder that another config made, or other data."""
+    mark = read_json(out / DEMO_MARK)
+    told = mark if isinstance(mark, dict) else {}
+    own = told.get("config_hash") or config_hash(resolve(told.get("preset", RunConfig().preset)))
+    rows = fingerprint(out / "data") if all((out / "data" / name).is_file() for name in ROWS) else ""
+    store, made = FolderStore(out / "store"), {}
+    for _, prefix in step_folders(store):
+        with contextlib.suppress(DamagedFile):  # it does not tell, and no run can go on from it
+            manifest = read_manifest(store, prefix)
+            made[store.root / prefix] = (manifest.config_hash, manifest.data_fingerprint)
+    if (adapter := made_from(out / "adapter")) is not None:
+        made[out / "adapter"] = (config_hash(adapter.config), adapter.data_fingerprint)
+    return [path for path, (config, data) in made.items() if config != own or (rows and data != rows)]
+
+
 def _clear(out: Path) -> None:
     """Remove what an earlier demo left in `out`; to be called by the one that holds it.
 
     Raises KelronError, naming it, if anything else is there; nothing is removed then.
     """
     left = [path for path in out.iterdir() if not path.name.endswith(".lock")]
-    if left and not (out / MARK).is_file():
+    if left and not (out / DEMO_MARK).is_file():
         raise KelronError(f"{out} holds {left[0].name} and is not an earlier demo: choose another --out")
-    if foreign := _foreign(out):
+    if left and (foreign := [*_foreign(out), *_of_other_runs(out)]):
         raise KelronError(f"{foreign[0]} is not of an earlier demo: move it away, or choose another --out")
-    for path in sorted(left, key=lambda path: path.name == MARK):  # the mark last: cut off here, it is a demo still
+    for path in sorted(left, key=lambda path: path.name == DEMO_MARK):  # the mark last: cut off, it is a demo still
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
@@ -159,17 +183,18 @@ def run_demo(config: RunConfig, out: Path, notebooks: Path) -> bool:
 
     out = out.absolute()
     _require_input(config, notebooks)
-    with exclusive(out, "demo"):
+    with exclusive(out, DEMO):
         # A run may be going on in it that no demo started; the notebooks take this lock themselves.
         with exclusive(out):
             _clear(out)
         began = time.monotonic()
-        write_json(out / MARK, {"preset": config.preset})
+        mark = {"preset": config.preset, "config_hash": config_hash(resolve(config.preset))}
+        write_json(out / DEMO_MARK, mark)
         timings = _run_notebooks(config, out, notebooks)
         scoreboard = read_json(out / "scoreboard.json")
         missed = [check.text for check in checks(scoreboard) if not check.met]
         seconds = time.monotonic() - began
-        write_json(out / MARK, {"preset": config.preset, "seconds": seconds, "timings": timings, "missed": missed})
+        write_json(out / DEMO_MARK, {**mark, "seconds": seconds, "timings": timings, "missed": missed})
         _print_summary(out, seconds, missed)
     return not missed
 

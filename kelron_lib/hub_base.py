@@ -13,10 +13,9 @@ from kelron_lib.errors import KelronError
 from kelron_lib.files import cannot_write
 from kelron_lib.hub_client import TOKENS_PAGE, Hub, HubError, Sink
 from kelron_lib.hub_content import Content, Stored
-from kelron_lib.store import DamagedFile, Entry, MissingFile, plain_parts, unconditionally
+from kelron_lib.store import PROBE, DamagedFile, Entry, MissingFile, plain_parts, unconditionally
 
 BRANCH = "main"
-PROBE = ".probe"
 _WRITE_TOKEN = f"use one with write access from {TOKENS_PAGE}"
 
 

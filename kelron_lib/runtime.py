@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from kelron_lib.errors import KelronError, RunFailed
 from kelron_lib.files import FULL, write_whole
@@ -25,6 +25,10 @@ from kelron_lib.files import FULL, write_whole
 SESSION_START_VARIABLE = "KELRON_SESSION_START"
 BATCH_VARIABLE = "KELRON_BATCH"
 KAGGLE_VARIABLE = "KELRON_KAGGLE"
+DEMO_VARIABLE = "KELRON_DEMO"
+"""Names the process of `kelron demo` to the kernels that it starts."""
+DEMO = "demo"
+"""The purpose for which a demo holds its folder."""
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds `kelron_lib`."""
 
@@ -123,7 +127,8 @@ def lock_file(folder: Path, purpose: str = "run") -> Path:
 def exclusive(folder: Path, purpose: str = "run") -> Iterator[None]:
     """Hold `folder` (made if missing) for this process and purpose alone; the system lets go if the process dies.
 
-    Raises KelronError if another process holds it, or if it cannot be written.
+    A demo holds its folder against all runs but those of the kernels that it starts itself. Raises KelronError if
+    another process holds the folder, or if it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,15 +139,40 @@ def exclusive(folder: Path, purpose: str = "run") -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            handle.seek(0)
-            owner = handle.read().strip() or "unknown"
-            raise KelronError(
-                f"another {purpose} (process {owner}) is using {folder}: wait for it, or choose another --out"
-            ) from None
+            raise _in_use(folder, f"another {purpose}", _owner(handle)) from None
+        if purpose != DEMO:
+            _require_no_other_demo(folder)
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()
         yield
+
+
+def _owner(handle: TextIO) -> str:
+    """The process that a lock file names."""
+    handle.seek(0)
+    return handle.read().strip() or "unknown"
+
+
+def _in_use(folder: Path, who: str, owner: str) -> KelronError:
+    return KelronError(f"{who} (process {owner}) is using {folder}: wait for it, or choose another --out")
+
+
+def _require_no_other_demo(folder: Path) -> None:
+    """Raise KelronError where a demo holds `folder` that is neither this process nor the one that started it."""
+    try:
+        handle = open(lock_file(folder, DEMO), encoding="utf-8")  # noqa: SIM115 - closed below
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise KelronError(f"cannot read {lock_file(folder, DEMO)} ({error.strerror}): choose another --out") from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = _owner(handle)
+            if owner not in (str(os.getpid()), os.environ.get(DEMO_VARIABLE)):
+                raise _in_use(folder, "a demo", owner) from None
 
 
 def existing_parent(folder: Path) -> Path:

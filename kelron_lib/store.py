@@ -22,6 +22,8 @@ from kelron_lib.errors import KelronError
 
 TEMPORARY = ".tmp-"
 """How the name of a file that is still being written begins; no listing shows it."""
+PROBE = ".probe"
+"""A file that proves that a store takes one; it goes at once."""
 STALE_SECONDS = 3600.0
 """A temporary file untouched for this long was left by a writer that was killed."""
 
@@ -134,8 +136,8 @@ class FolderStore:
 
     def prepare(self) -> None:
         """Create the folder, write and remove a probe, and clear what killed writers left half-written."""
-        self.write_bytes(".probe", b"kelron\n")
-        self.delete(".probe")
+        self.write_bytes(PROBE, b"kelron\n")
+        self.delete(PROBE)
         with self._explained("clear", "temporary files"):
             for leftover in self.root.rglob(f"{TEMPORARY}*"):
                 if time.time() - leftover.stat().st_mtime > STALE_SECONDS:

@@ -42,6 +42,7 @@ from kelron_lib.schedule import check_processes
 from kelron_lib.session import (
     EarlierStatus,
     Status,
+    keep_from_demos,
     kept_step,
     make_status,
     read_status,
@@ -218,6 +219,8 @@ class _Session:
         how = f"resuming after step {self.first_step}" if checkpoint else "starting at step 0"
         self.say(f"{how}; the session ends in {duration(self.clock.left())}")
         self.began_training = True
+        if self.world.local_rank == 0:
+            keep_from_demos(self.out, self.say)
         if self.world.size > 1 and self.world.first:
             write_json(self.out / BEGUN_FILE, asdict(Begun(self.first_step, self.total_steps, about=self.about)))
         trainer.args.eval_on_start = checkpoint is None  # what the loss falls from

@@ -43,7 +43,7 @@ def isolated(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("HF_HOME", str(home / "hf"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for name in ("KELRON_SESSION_START", "KELRON_BATCH", "HF_TOKEN"):
+    for name in ("KELRON_SESSION_START", "KELRON_BATCH", "KELRON_DEMO", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     for name in [name for name in os.environ if name.startswith("KAGGLE_")]:
         monkeypatch.delenv(name)

@@ -4,15 +4,22 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from kelron_lib import demo
-from kelron_lib.config import apply_overrides
+from kelron_lib.__main__ import main
+from kelron_lib.config import apply_overrides, config_hash, to_dict
+from kelron_lib.data import fingerprint
 from kelron_lib.errors import KelronError
+from kelron_lib.export import MadeFrom
 from kelron_lib.runtime import exclusive, write_json
 from kelron_lib.session import make_status, write_status
+from kelron_lib.train import train
 
 NOTEBOOKS = ["01_data_prep", "02_train", "03_resume", "04_evaluate"]
 
@@ -96,7 +103,7 @@ def test_only_an_earlier_demo_is_cleared(small_config, tmp_path):
 
 
 @pytest.fixture
-def earlier(run, small_data):
+def earlier(run, small_config, small_data):
     """A folder with what a demo leaves: the files of a run, and those that the notebooks add."""
     out = run[0]
     shutil.copytree(small_data, out / "data", dirs_exist_ok=True)
@@ -106,7 +113,7 @@ def earlier(run, small_data):
     for name in ("scoreboard.json", "answers.jsonl", "report.html", "evaluate_config.json", "losses.json.part"):
         (out / name).write_text("{}")
     (out / "adapter.part").mkdir()
-    write_json(out / "demo.json", {"preset": "tiny-cpu"})
+    write_json(out / "demo.json", {"preset": "tiny-cpu", "config_hash": config_hash(small_config)})
     return out
 
 
@@ -119,14 +126,115 @@ def test_all_that_a_demo_writes_is_cleared(earlier):
     assert all(path.name.endswith(".lock") for path in earlier.iterdir())
 
 
-@pytest.mark.parametrize("name", ["thesis.txt", "notebooks/mine.ipynb", "data/more.jsonl", "my.lock"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "thesis.txt",
+        "notebooks/mine.ipynb",
+        "data/more.jsonl",
+        "my.lock",
+        "store/trainer_state.json",
+        "store/before-1/LATEST.json",
+    ],
+)
 def test_a_users_file_in_an_earlier_demo_is_named_and_nothing_goes(name, earlier, small_config):
+    (earlier / name).parent.mkdir(exist_ok=True)
     (earlier / name).write_text("years of work")
-    before = everything(earlier)
-    with pytest.raises(KelronError, match=rf"{re.escape(name)} is not of an earlier demo: move it away"):
+    before, named = everything(earlier), name.removesuffix("/LATEST.json")
+    with pytest.raises(KelronError, match=rf"{re.escape(named)} is not of an earlier demo: move it away"):
         demo.run_demo(small_config, earlier, Path("notebooks"))
     assert everything(earlier) == before
     assert (earlier / name).read_text() == "years of work"
+
+
+@pytest.mark.parametrize("differing", ["config", "data"])
+def test_a_store_of_another_run_in_an_earlier_demo_is_named_and_nothing_goes(differing, earlier, small_config):
+    if differing == "config":  # such as that of a training that somebody copied there
+        write_json(earlier / "demo.json", {"preset": "tiny-cpu"})
+    else:
+        rows = (earlier / "data" / "train.jsonl").read_text().splitlines(keepends=True)
+        (earlier / "data" / "train.jsonl").write_text("".join(rows[1:]))
+    before = everything(earlier)
+    with pytest.raises(KelronError, match=r"store/step-\d+ is not of an earlier demo: move it away, or choose another"):
+        demo.run_demo(small_config, earlier, Path("notebooks"))
+    assert everything(earlier) == before
+
+
+def test_an_adapter_of_another_run_in_an_earlier_demo_is_named(earlier, small_config):
+    shutil.rmtree(earlier / "store")
+    made = MadeFrom("tiny", fingerprint(earlier / "data"), to_dict(small_config))
+    write_json(earlier / "adapter" / "kelron.json", asdict(made))
+    assert demo._of_other_runs(earlier) == []
+    write_json(earlier / "adapter" / "kelron.json", asdict(replace(made, data_fingerprint="another's")))
+    with pytest.raises(KelronError, match=r"adapter is not of an earlier demo: move it away"):
+        demo.run_demo(small_config, earlier, Path("notebooks"))
+
+
+def test_who_trains_in_a_demos_folder_keeps_it_from_the_next_demo(earlier, small_config):
+    """Also where it is the very run of the demo that somebody goes on with."""
+    said = []
+    assert train(small_config, earlier / "data", earlier, say=said.append).state == "finished"
+    assert sum("was a demo's folder" in line for line in said) == 1
+    before = everything(earlier)
+    with pytest.raises(KelronError, match=r"is not an earlier demo: choose another --out$"):
+        demo.run_demo(small_config, earlier, Path("notebooks"))
+    assert everything(earlier) == before
+
+
+def test_a_session_that_a_demo_asks_for_leaves_it_a_demo(earlier, small_config, monkeypatch):
+    monkeypatch.setenv("KELRON_DEMO", "1")
+    train(small_config, earlier / "data", earlier, say=lambda line: None)
+    monkeypatch.delenv("KELRON_DEMO")
+    demo._clear(earlier)
+    assert all(path.name.endswith(".lock") for path in earlier.iterdir())
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from kelron_lib.runtime import exclusive
+with exclusive(Path(sys.argv[1]), "demo"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def going_on(earlier):
+    """The folder of a demo that another process runs, and the number of that process."""
+    command = [sys.executable, "-c", HOLDER, str(earlier)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        yield earlier, holder.pid
+        holder.stdin.close()
+
+
+@pytest.mark.parametrize("verb", ["train", "resume", "data", "evaluate"])
+def test_nothing_else_is_let_into_the_folder_of_a_running_demo(verb, going_on, capsys):
+    out, pid = going_on
+    (out / "adapter").mkdir(exist_ok=True)
+    before = everything(out)
+    where = out / "data" if verb == "data" else out
+    options = ["--set", "data.rows=240"] if verb == "data" else []
+    if verb == "evaluate":
+        (out / "adapter" / "adapter_config.json").write_text("{}")
+        (out / "adapter" / "adapter_model.safetensors").write_bytes(b"")
+        before = everything(out)
+    assert main([verb, *options, "--out", str(where)]) == 2
+    assert capsys.readouterr().err == (
+        f"kelron: a demo (process {pid}) is using {out}: wait for it, or choose another --out\n"
+    )
+    assert everything(out) == before
+
+
+def test_the_kernels_of_a_running_demo_are_let_into_its_folder(going_on, small_config, monkeypatch):
+    out, pid = going_on
+    monkeypatch.setenv("KELRON_BATCH", "1")
+    with pytest.raises(KelronError, match="a demo"):
+        train(small_config, out / "data", out, say=lambda line: None)
+    monkeypatch.setenv("KELRON_DEMO", str(pid))
+    assert train(small_config, out / "data", out, say=lambda line: None).state == "finished"
+    assert (out / "demo.json").exists()
 
 
 @pytest.mark.parametrize("lacking", ["a notebook", "a GPU"])
@@ -167,7 +275,7 @@ def test_the_notebooks_can_hold_the_run_themselves(earlier, small_config, monkey
 
 PROBE = """
 import os, sys
-print("kernel says", os.environ["KELRON_BATCH"], RUN)
+print("kernel says", os.environ["KELRON_BATCH"], os.environ["KELRON_DEMO"] == str(os.getppid()), RUN)
 """
 
 
@@ -178,8 +286,8 @@ def test_a_notebook_runs_as_nobody_there_and_this_process_stays_as_it_was(tmp_pa
     probe = nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(PROBE)], metadata=kernel)
     nbformat.write(probe, tmp_path / "probe.ipynb")
     demo.run_notebook(tmp_path / "probe.ipynb", tmp_path / "out", {"RUN": "here"})
-    assert "kernel says 1 here" in capsys.readouterr().out
-    assert "KELRON_BATCH" not in os.environ
+    assert "kernel says 1 True here" in capsys.readouterr().out
+    assert not {"KELRON_BATCH", "KELRON_DEMO"} & set(os.environ)
     assert (tmp_path / "out" / "notebooks" / "probe.ipynb").exists()
     monkeypatch.setenv("KELRON_BATCH", "0")
     probe.cells[-1].source = "raise ValueError('no such thing')"

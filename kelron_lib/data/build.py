@@ -16,7 +16,7 @@ from kelron_lib.data.gate import check_splits
 from kelron_lib.errors import KelronError
 from kelron_lib.files import cannot_write, write_whole
 from kelron_lib.persona import KINDS, Persona, load_persona, load_seeds
-from kelron_lib.runtime import exclusive, lock_file
+from kelron_lib.runtime import DEMO, exclusive, lock_file
 
 CONFIG_FILE = "config.json"
 
@@ -72,9 +72,10 @@ def _replace_folder(made: Path, out: Path) -> None:
 
 
 def _run_of(out: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold the run that the dataset's folder lies in, where it lies in one: a session may be reading it."""
+    """Hold the run or demo that the dataset's folder lies in, where it lies in one: a session may be reading it."""
     run = out.absolute().parent
-    return exclusive(run) if lock_file(run).exists() else contextlib.nullcontext()
+    held = any(lock.exists() for lock in (lock_file(run), lock_file(run, DEMO)))
+    return exclusive(run) if held else contextlib.nullcontext()
 
 
 def rows_differ(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
