@@ -2,7 +2,7 @@
 
 Exit code 0 when all is well, 1 when the work was done and its result is not good (a target missed, a check or a
 session failed), 2 for input that cannot be used; to `kelron store` a damaged store is such input, also where it only
-lists or verifies it.
+lists or verifies it. 130 after Ctrl-C, 143 after a SIGTERM that ended a session.
 
 Heavy imports happen inside the verbs, so that `kelron --help` answers at once.
 """
@@ -10,14 +10,16 @@ Heavy imports happen inside the verbs, so that `kelron --help` answers at once.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kelron_lib import __version__
 from kelron_lib.command import Parser, ended
 from kelron_lib.config import PRESETS, RunConfig, resolve, to_json
 from kelron_lib.errors import KelronError
+from kelron_lib.interrupt import Interrupted
 from kelron_lib.settings import CHAT_LANGUAGE, LANGUAGES
 from kelron_lib.store_verbs import add_store_verbs
 
@@ -252,10 +254,31 @@ def _configured(run: Verb, args: argparse.Namespace) -> int:
     return run(args, config)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def _going_on(arguments: Sequence[str], resumes: bool) -> str:
+    """The line with the command that goes on where this one was interrupted: resuming, or the same again."""
+    verb, *options = arguments
+    if resumes:
+        verb, options = "resume", [option for option in options if not _is_fresh(option)]
+    return f"go on with: {shlex.join(['kelron', verb, *options])}"
+
+
+def _is_fresh(option: str) -> bool:
+    """Whether it is `--fresh`, which may be shortened."""
+    return len(option) > 2 and "--fresh".startswith(option)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     args = _parser().parse_args(arguments)
-    return ended("kelron", lambda: args.run(args))
+
+    def go_on(error: KeyboardInterrupt) -> str | None:
+        if isinstance(error, Interrupted):
+            return _going_on(arguments, error.resumes)
+        early = args.verb in ("train", "resume")  # before there was a session that could say more
+        return _going_on(arguments, resumes=False) if early else None
+
+    return ended("kelron", lambda: args.run(args), go_on=go_on)
 
 
 if __name__ == "__main__":

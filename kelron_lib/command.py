@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from kelron_lib.config import nearest
 from kelron_lib.errors import KelronError
+from kelron_lib.interrupt import Interrupted
 from kelron_lib.runtime import no_space
 
 
@@ -46,19 +47,28 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(None, f"unknown {name} {value!r}.{nearest(str(value), choices)}")
 
 
-def ended(program: str, work: Callable[[], int], *, interrupted: str = "interrupted") -> int:
+def ended(
+    program: str,
+    work: Callable[[], int],
+    *,
+    interrupted: str = "interrupted",
+    go_on: Callable[[KeyboardInterrupt], str | None] = lambda _: None,
+) -> int:
     """Do a verb's work and return its exit code; what a user is meant to see of an error is one line of stderr.
 
-    `interrupted`: what that line says after Ctrl-C. Raises what is neither a KelronError nor a full disk.
+    `interrupted`: what that line says after Ctrl-C where the work itself says nothing; `go_on` gives the line after it,
+    if any. Raises what is neither a KelronError nor a full disk.
     """
     try:
         return work()
     except KelronError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print(f"{program}: {interrupted}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(f"{program}: {str(error) or interrupted}", file=sys.stderr)
+        if line := go_on(error):
+            print(f"{program}: {line}", file=sys.stderr)
+        return error.exit_code if isinstance(error, Interrupted) else Interrupted.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -25,6 +25,10 @@ FLUSH_AT_LEAST = 60.0
 """Seconds that the last checkpoint gets to arrive even where the budget is spent: the budget ends before the session
 does (on Kaggle an hour before), and what did not arrive is lost."""
 
+SETTLE_SECONDS = 5.0
+"""How long a session that ends before its time waits for what it is sending: less than launch.GRACE_SECONDS, after
+which its process is killed. What is not there then never counts, since the lease is given back."""
+
 
 class Keeper:
     """One session's hold on the run's store, from `begin` to `close`. Only process 0 has one."""
@@ -150,10 +154,15 @@ class Keeper:
             f"the last checkpoint did not reach {self.store.describe()} ({why}): the newest there is {newest}"
         )
 
-    def close(self) -> None:
-        """End the thread and give the lease back. What cannot be given back is told: the next session waits it out."""
+    def settle(self) -> None:
+        """End the thread; what it is sending gets a moment to arrive. From then on no checkpoint is added."""
         if self._uploader is not None:
             self._uploader.close()
+            self._uploader.join(SETTLE_SECONDS)
+
+    def close(self) -> None:
+        """Settle and give the lease back. What cannot be given back is told: the next session waits it out."""
+        self.settle()
         try:
             self._writer.release()
         except KelronError as error:

@@ -136,13 +136,12 @@ def record(
     status: Status,
     about: dict[str, Any],
     keeper: Keeper | None,
-    say: Callable[[str], None] = print,
 ) -> None:
     """Add the session to the store's list, as the one that may write there, and copy the list to `out`.
 
     `about`: what was special about it, such as changes that were accepted. One that did nothing is no session of the
-    run. The process that only watches has no `keeper` and takes the lease for it, where those that trained left none;
-    raises KelronError where another session has it.
+    run. The process that only watches has no `keeper` and takes the lease for it, where those that trained left none or
+    their own; raises KelronError where another session has it.
     """
     if did_nothing(status, about):
         write_json(out / SESSIONS_FILE, read_sessions(store))
@@ -152,7 +151,7 @@ def record(
         _add(store, out, status, about)
         return
     writer = Writer.of(store)
-    writer.acquire(say, patient=False)
+    writer.acquire(lambda line: None, patient=False)
     try:
         _add(store, out, status, about)
     finally:

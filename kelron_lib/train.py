@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from kelron_lib.begin import Begun, begin, nothing_to_resume, why_finished
 from kelron_lib.config import RunConfig, config_hash, from_dict, to_dict
 from kelron_lib.data import fingerprint
-from kelron_lib.dataset import data_command, fetch_dataset, holds_dataset
+from kelron_lib.dataset import data_command
+from kelron_lib.entry import bring_dataset, without_hub
 from kelron_lib.errors import KelronError, RunFailed
 from kelron_lib.export import MadeFrom, export_adapter, export_best, wants_best
-from kelron_lib.hub_client import HubError
+from kelron_lib.interrupt import interrupted, terminable
 from kelron_lib.keeper import Keeper
 from kelron_lib.launch import Cluster, run_processes
 from kelron_lib.lease import LostLease
@@ -51,7 +52,7 @@ from kelron_lib.session import (
     write_status,
 )
 from kelron_lib.store import Store
-from kelron_lib.stores import open_store, own_store, store_url
+from kelron_lib.stores import open_store, store_url
 
 JOB_FILE = "job.json"
 """What the processes of a session are to do, while they do it."""
@@ -98,31 +99,10 @@ class _Session:
     def prepare(self) -> None:
         """See that the store answers and that this machine has the dataset, from the store if from nowhere else."""
         if self.world.first and self.start.fresh:
-            self._leave_a_store_out_of_reach()
+            self.config = without_hub(self.config, self.out, lambda: self.store, self.say)
         if self.world.first and self.start.must_resume and not holds_checkpoint(self.store):
             raise nothing_to_resume(self.store)
-        if holds_dataset(self.data):
-            return
-        if fetch_dataset(self.store, self.data) is None:
-            raise KelronError(
-                f"no rows at {self.data}, and no dataset in {self.store.describe()}: make it with "
-                f"`{data_command(self.config, self.data)}`"
-            )
-        self.say(f"{self.data} held no dataset: it was taken from {self.store.describe()}, verified")
-
-    def _leave_a_store_out_of_reach(self) -> None:
-        """For a fresh start only: keep the run beside its results where the Hub cannot be reached."""
-        try:
-            _ = self.store
-        except HubError as error:
-            if not error.transient:
-                raise
-            own = own_store(self.out)
-            self.say(
-                f"FRESH START: {error}. This run begins at step 0 and keeps its checkpoints in {own}; the store "
-                f"{self.config.store.url} is not touched. For later sessions of this run: store.url={own}"
-            )
-            self.config = replace(self.config, store=replace(self.config.store, url=own))
+        bring_dataset(self.data, lambda: self.store, self.say, data_command(self.config, self.data))
 
     def status(self, state: str, reason: str, step: int) -> Status:
         return make_status(
@@ -278,7 +258,7 @@ class _Session:
             write_status(self.out, status)
         if self.world.first:
             try:
-                record(self.store, self.out, status, self.about, self.keeper, self.say)
+                record(self.store, self.out, status, self.about, self.keeper)
             except LostLease as lost:  # after all was kept: the run itself is well
                 self.say(f"this session is missing in the store's list: {lost}")
             self.say(f"{status.state}: {status.reason}")
@@ -314,23 +294,39 @@ class _Session:
                 (self.out / BEGUN_FILE).unlink()
         return read_status(self.out)
 
-    def fail(self, error: BaseException) -> None:
-        """Write down that the session ended by an error. What cannot be written is said: the error itself counts.
+    def fail(self, error: BaseException) -> BaseException:
+        """Write down that the session ended by an error, and return that as the user is told of it. What cannot be
+        written is said: the error itself counts.
 
         A session that was refused leaves what the one before it wrote: the run is still as that one says.
         """
-        if self.earlier.still_there() and not self.began_training:
-            return
-        words = str(error).strip() or type(error).__name__
+        by_hand = isinstance(error, KeyboardInterrupt)
+        told = no_space(error) or gpu_full(error) or error
+        if self.earlier.still_there() and not self.began_training and not by_hand:
+            return told
+        if self.keeper is not None:
+            self.keeper.settle()
         elsewhere = self.keeper is None and self.began_training  # in other processes, which verified what LATEST names
-        step = kept_step(lambda: self.store if elsewhere else self.opened, verified=elsewhere)
+        step = kept_step(lambda: self.store if elsewhere or by_hand else self.opened, verified=elsewhere)
+        if isinstance(error, KeyboardInterrupt):
+            told = interrupted(error, step, self.total_steps, self._place(), resumes=self._goes_on())
+        words = str(told).strip() or type(told).__name__
         status = self.status("failed", words.splitlines()[0], step)
         try:
             write_status(self.out, status)
             if self.began_training and self.world.first:
-                record(self.store, self.out, status, self.about, self.keeper, self.say)
+                record(self.store, self.out, status, self.about, self.keeper)
         except (KelronError, OSError) as second:
             self.say(f"how the session ended could not be written down: {second}")
+        return told
+
+    def _place(self) -> str:
+        """The store in words, which may be out of reach."""
+        return self.opened.describe() if self.opened is not None else store_url(self.config, self.out)
+
+    def _goes_on(self) -> bool:
+        """Whether what the store holds is this run, and not one that a fresh start had yet to set aside."""
+        return self.began_training or not self.start.fresh
 
 
 def train(
@@ -356,13 +352,13 @@ def train(
     Where there are several GPUs or `session.processes` says so, it starts a process for each and uses none itself;
     `cluster` says which of several machines this is, and only machine 0 keeps checkpoints and results.
     Raises KelronError for bad input, a store that cannot be reached, a checkpoint of another run, or a process that
-    failed.
+    failed; Interrupted, once the lease is given back and all is written down, after Ctrl-C or SIGTERM.
     """
     start = Start(must_resume, [*accept_changes], fresh)
     clock = clock or SessionClock.from_environment(config.session.budget_seconds)
     cluster = cluster or Cluster()
     prepare_cuda_memory()
-    with exclusive(out):
+    with terminable(), exclusive(out):
         session = _Session(config, data, out, clock, say, start)
         try:
             processes = processes_for(config, device_count())
@@ -375,8 +371,7 @@ def train(
             session.conclude(status)
             return status
         except BaseException as error:
-            told = no_space(error) or gpu_full(error) or error
-            session.fail(told)
+            told = session.fail(error)
             if told is error:
                 raise
             raise told from error

@@ -154,6 +154,10 @@ class Uploader(Generic[T]):
             self._closed = True
             self._changed.notify_all()
 
+    def join(self, seconds: float) -> None:
+        """After `close`: wait for the thread's end, at most so long."""
+        self._thread.join(seconds)
+
     def _work(self) -> None:
         while True:
             with self._changed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kelron_lib.errors import KelronError
+from kelron_lib.interrupt import Terminated, terminable
 from kelron_lib.launch import ERROR_VARIABLE
 from kelron_lib.processes import World, join, leave
 from kelron_lib.runtime import gpu_full, no_space, write_json
@@ -51,8 +53,12 @@ def work(task: Callable[[World], None]) -> NoReturn:
     )
     store = None
     try:
-        store = join(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world)
-        task(world)
+        with terminable():
+            store = join(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world)
+            task(world)
+    except Terminated:  # all was given back on the way; who sent the signal knows why
+        _flush()
+        os.kill(os.getpid(), signal.SIGTERM)
     except BaseException as caught:
         error = no_space(caught) or gpu_full(caught) or caught
         is_input = isinstance(error, KelronError) and error.exit_code == KelronError.exit_code
@@ -73,9 +79,13 @@ def work(task: Callable[[World], None]) -> NoReturn:
 def _end(code: int) -> NoReturn:
     """End at once. In the interpreter's regular end torch's communication threads now and then abort the process
     ("terminate called without an active exception", torch 2.13), and a finished session would count as crashed."""
+    _flush()
+    os._exit(code)
+
+
+def _flush() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
 
 
 def main() -> NoReturn:
