@@ -16,7 +16,7 @@ from kelron_lib.stores import own_store
 Say = Callable[[str], None]
 
 
-def without_hub(config: RunConfig, out: Path, reach: Callable[[], Store], say: Say) -> RunConfig:
+def without_hub(config: RunConfig, out: Path, reach: Callable[[], None], say: Say) -> RunConfig:
     """For a fresh start only: the config that keeps the run beside its results where `reach` finds that the Hub cannot
     be reached, else the same."""
     try:

@@ -3,7 +3,7 @@
 The lease is a small file in the store that names the session and counts its heartbeats. Whether a session lives is
 seen by watching that count for a while on this machine's own steady clock: no two clocks are ever compared, so a
 clock that jumps or differs changes nothing. A session that ended well takes its lease along; the lease of one that was
-killed is taken over, at once where its process was on this machine, otherwise after the count stood still.
+killed is taken over, on its own machine as soon as its process is gone, elsewhere after the count stood still.
 
 Who may write to the store can also ask the session that holds it to end: a mark beside the lease names that session,
 which sees it at its next heartbeat. No other session heeds it, so that a mark left behind stops nothing.
@@ -27,6 +27,8 @@ from kelron_lib.store import DamagedFile, MissingFile, Store
 
 LEASE = "LEASE.json"
 STOP = "STOP.json"
+LOOK_SECONDS = 1.0
+"""How often a process on this machine that is watched is looked for."""
 STALE_AFTER_BEATS = 3
 """Heartbeats that may fail to come before a session counts as gone."""
 
@@ -71,14 +73,21 @@ class Lease:
         """The session in words."""
         return f"process {self.pid} on {self.host}, since {self.since}"
 
+    def is_of_this_machine(self) -> bool:
+        """Whether the session's process is, or was, one that can be looked for here."""
+        return self.host == socket.gethostname()
+
     def holder_is_gone(self) -> bool:
         """Whether the process was on this machine and has ended. False where that cannot be known from here."""
         import psutil
 
-        if self.host != socket.gethostname():
+        if not self.is_of_this_machine():
             return False
         try:
-            return abs(_started(psutil.Process(self.pid)) - self.process_start) > 1.0
+            process = psutil.Process(self.pid)
+            if process.status() == psutil.STATUS_ZOMBIE:  # it has ended, and nobody has asked how
+                return True
+            return abs(_started(process) - self.process_start) > 1.0
         except psutil.NoSuchProcess:
             return True
         except psutil.AccessDenied:
@@ -198,7 +207,9 @@ class Writer:
         waited = 0.0
         while waited < self.stale_seconds:
             step = min(self.beat_seconds / 2, self.stale_seconds - waited)
-            self._sleep(step)
+            if self._ends_within(step, other):
+                say(f"{other.describe()} has ended: taking over from it")
+                return
             waited += step
             seen = read_lease(self.store)
             if seen is None:
@@ -209,6 +220,18 @@ class Writer:
                     f"than {step:.0f} s ago): wait for its end, stop it, or use another store.url"
                 )
         say(f"no sign of life in {waited:.0f} s: taking over from {other.describe()}")
+
+    def _ends_within(self, seconds: float, other: Lease) -> bool:
+        """Wait so long, or until the other session's process on this machine has ended; whether it has."""
+        if not other.is_of_this_machine():
+            self._sleep(seconds)
+            return False
+        left = seconds
+        while left > 0 and not other.holder_is_gone():
+            step = min(LOOK_SECONDS, left)
+            self._sleep(step)
+            left -= step
+        return other.holder_is_gone()
 
     def confirm(self) -> None:
         """Raise LostLease where the store names another session, KelronError where it cannot be asked.

@@ -122,6 +122,17 @@ def _nothing_to_pull(store: Store, step: int | None, steps: list[int | None], pr
     return f"{store.describe()} holds no checkpoint of step {step}: {there}"
 
 
+def manifests(store: Store) -> list[Manifest]:
+    """Those of all checkpoints that `restore` would try, best first, without their files; empty where one has none."""
+    found = []
+    for candidate in _candidates(store)[0]:
+        if not candidate.sealed:
+            return []
+        with suppress(DamagedFile):
+            found.append(_sealed_manifest(store, candidate))
+    return found
+
+
 def holds_checkpoint(store: Store) -> bool:
     """Whether there is anything to restore, intact or not."""
     candidates, problems = _candidates(store)
@@ -241,8 +252,8 @@ def _empty_folder(into: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _download_sealed(store: Store, candidate: _Candidate, scratch: Path, fp16: bool | None) -> Manifest:
-    """The files of a checkpoint that has a manifest, each with the size and digest that it must have."""
+def _sealed_manifest(store: Store, candidate: _Candidate) -> Manifest:
+    """The manifest of a checkpoint that has one. Raises DamagedFile where it is not intact."""
     prefix = candidate.prefix
     if step_of(prefix) is None:
         manifest = Manifest.decode(store.read_bytes(join(prefix, MANIFEST)), join(prefix, MANIFEST))
@@ -250,6 +261,12 @@ def _download_sealed(store: Store, candidate: _Candidate, scratch: Path, fp16: b
         manifest = read_manifest(store, prefix)
     if candidate.pointer is not None and candidate.pointer != Pointer.to(manifest):
         raise DamagedFile(f"{prefix}/{MANIFEST} is not the one that {LATEST} names")
+    return manifest
+
+
+def _download_sealed(store: Store, candidate: _Candidate, scratch: Path, fp16: bool | None) -> Manifest:
+    """The files of a checkpoint that has a manifest, each with the size and digest that it must have."""
+    prefix, manifest = candidate.prefix, _sealed_manifest(store, candidate)
     if fp16 and not manifest.fp16 and not manifest.config:  # brought in from elsewhere: no config would tell
         raise DamagedFile(f"{join(prefix, SCALER)} is missing")
 

@@ -15,8 +15,8 @@ from typing import Any
 from kelron_lib.config import RUN_SECTIONS, RunConfig, differing, flat, nearest, to_dict
 from kelron_lib.dataset import has_dataset
 from kelron_lib.errors import KelronError
-from kelron_lib.manifest import compare
-from kelron_lib.restore import Restored, restore
+from kelron_lib.manifest import Manifest, compare
+from kelron_lib.restore import Restored, manifests, restore
 from kelron_lib.store import Store
 
 MAY_CHANGE = {
@@ -110,17 +110,11 @@ def resume_run(
     restored = restore(store, work, fp16=config.model.dtype == "float16", say=say)
     if restored is None:
         return None
-    manifest, here = restored.manifest, to_dict(config)
-    keys = compare(manifest, config=here, data_fingerprint=data_fingerprint)
-    if refused := [key for key in keys if key not in accept]:
-        line = _refusal(store, keys, refused)
-        if "data_fingerprint" in refused and has_dataset(store, manifest.data_fingerprint):
-            line += (
-                "; the run's own dataset is in the store: name an empty folder with --data instead of "
-                f"{data or 'this one'}, and it is taken from there"
-            )
-        raise KelronError(line)
-    values = differing(manifest.config, here)
+    manifest = restored.manifest
+    keys = _differing_keys(config, manifest, data_fingerprint)
+    if any(key not in accept for key in keys):
+        raise _refusal(store, manifest, keys, accept, data)
+    values = differing(manifest.config, to_dict(config))
     changes = [{"key": key, "from": values[key][0], "to": values[key][1], "step": restored.step} for key in keys]
     for change in changes:
         what = f"{change['key']} was {change['from']} and is {change['to']} from now on"
@@ -128,11 +122,37 @@ def resume_run(
     return Resumed(restored, changes)
 
 
-def _refusal(store: Store, keys: list[str], refused: list[str]) -> str:
+def require_this_run(
+    config: RunConfig, store: Store, data_fingerprint: str | None, *, accept: Sequence[str] = (), data: Path
+) -> None:
+    """Raise KelronError where all checkpoints of a store are of another run, as their manifests alone tell: nothing
+    else is read, and nobody else is in the way of that. `data_fingerprint` is None where the dataset will be the run's.
+    """
+    found = [
+        (manifest, _differing_keys(config, manifest, data_fingerprint or manifest.data_fingerprint))
+        for manifest in manifests(store)
+    ]
+    if found and all(set(keys) - set(accept) for _, keys in found):
+        raise _refusal(store, *found[0], accept, data)
+
+
+def _differing_keys(config: RunConfig, manifest: Manifest, data_fingerprint: str) -> list[str]:
+    return compare(manifest, config=to_dict(config), data_fingerprint=data_fingerprint)
+
+
+def _refusal(
+    store: Store, manifest: Manifest, keys: list[str], accept: Sequence[str], data: Path | None
+) -> KelronError:
+    refused = [key for key in keys if key not in accept]
     line = (
         f"the checkpoint in {store.describe()} is of another run (differing: {', '.join(keys)}): use the "
         "config and data it was made with, or another store.url"
     )
     if all(key in MAY_CHANGE for key in refused):
         line += f"; or go on with the change: {' '.join(f'--accept-change {key}' for key in refused)}"
-    return line
+    if "data_fingerprint" in refused and has_dataset(store, manifest.data_fingerprint):
+        line += (
+            "; the run's own dataset is in the store: name an empty folder with --data instead of "
+            f"{data or 'this one'}, and it is taken from there"
+        )
+    return KelronError(line)

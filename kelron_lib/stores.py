@@ -29,6 +29,11 @@ def store_folder(config: RunConfig, out: Path) -> Path | None:
     return None if "://" in url else Path(url).expanduser()
 
 
+def is_read_only(url: str) -> bool:
+    """Whether a store of this kind can only be read."""
+    return url.strip().startswith(KAGGLE_SCHEME)
+
+
 def open_store(url: str | Path, *, write: bool = False, must_exist: bool = False, allow_foreign: bool = False) -> Store:
     """The store behind `path/`, `hf://buckets/NAMESPACE/NAME/RUN` (a bucket), `hf://NAMESPACE/NAME/RUN` (a repo) or
     `kaggle://OWNER/KERNEL` (the output of a kernel, which can only be read).

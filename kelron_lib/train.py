@@ -10,25 +10,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from kelron_lib.begin import Begun, begin, nothing_to_resume, why_finished
-from kelron_lib.config import RunConfig, config_hash, from_dict, to_dict
+from kelron_lib.config import RunConfig, config_hash, to_dict
 from kelron_lib.data import fingerprint
-from kelron_lib.dataset import data_command
+from kelron_lib.dataset import data_command, holds_dataset
 from kelron_lib.entry import bring_dataset, without_hub
 from kelron_lib.errors import KelronError, RunFailed
 from kelron_lib.export import MadeFrom, export_adapter, export_best, wants_best
 from kelron_lib.interrupt import interrupted, terminable
+from kelron_lib.job import Job, take_begun, tell_begun
 from kelron_lib.keeper import Keeper
 from kelron_lib.launch import Cluster, run_processes
 from kelron_lib.lease import LostLease
 from kelron_lib.model import portable_base, quiet_libraries
 from kelron_lib.processes import World, device_count, prepare_cuda_memory, processes_for
 from kelron_lib.restore import holds_checkpoint
-from kelron_lib.resume import Start
+from kelron_lib.resume import Start, require_this_run
 from kelron_lib.runtime import (
     SESSION_START_VARIABLE,
     SessionClock,
@@ -36,7 +36,6 @@ from kelron_lib.runtime import (
     exclusive,
     gpu_full,
     no_space,
-    read_json,
     write_json,
 )
 from kelron_lib.schedule import check_processes
@@ -52,12 +51,8 @@ from kelron_lib.session import (
     write_status,
 )
 from kelron_lib.store import Store
-from kelron_lib.stores import open_store, store_url
+from kelron_lib.stores import is_read_only, open_store, store_url
 
-JOB_FILE = "job.json"
-"""What the processes of a session are to do, while they do it."""
-BEGUN_FILE = "begun.json"
-"""Where training began, for the process that watches."""
 ALONE = World()
 Say = Callable[[str], None]
 
@@ -90,18 +85,29 @@ class _Session:
 
     @property
     def store(self) -> Store:
-        """The run's store, opened on first use. Raises KelronError where it cannot be reached."""
+        """The run's store, opened on first use, for reading. Raises KelronError where it cannot be reached, or where
+        nothing of its kind can be written."""
         if self.opened is None:
-            place, foreign = store_url(self.config, self.out), self.config.store.allow_foreign
-            self.opened = open_store(place, write=self.world.first, allow_foreign=foreign)
+            # In a namespace of others, only who may write there tells what is absent from what is hidden.
+            now = self.config.store.allow_foreign or is_read_only(store_url(self.config, self.out))
+            self._open(write=self.world.first and now)
+        assert self.opened is not None
         return self.opened
 
+    def _open(self, *, write: bool) -> None:
+        foreign = self.config.store.allow_foreign
+        self.opened = open_store(store_url(self.config, self.out), write=write, allow_foreign=foreign)
+
     def prepare(self) -> None:
-        """See that the store answers and that this machine has the dataset, from the store if from nowhere else."""
+        """See that the store answers, that it is this run's, and that this machine has the dataset, from the store if
+        from nowhere else. Unless the start is a fresh one, the store is only read."""
         if self.world.first and self.start.fresh:
-            self.config = without_hub(self.config, self.out, lambda: self.store, self.say)
-        if self.world.first and self.start.must_resume and not holds_checkpoint(self.store):
-            raise nothing_to_resume(self.store)
+            self.config = without_hub(self.config, self.out, lambda: self._open(write=True), self.say)
+        elif self.world.first:
+            if self.start.must_resume and not holds_checkpoint(self.store):
+                raise nothing_to_resume(self.store)
+            own = fingerprint(self.data) if holds_dataset(self.data) else None
+            require_this_run(self.config, self.store, own, accept=self.start.accept, data=self.data)
         bring_dataset(self.data, lambda: self.store, self.say, data_command(self.config, self.data))
 
     def status(self, state: str, reason: str, step: int) -> Status:
@@ -119,6 +125,7 @@ class _Session:
         self.data_fingerprint = fingerprint(self.data)
         self._require_the_same_run()
         if self.world.first:
+            self._open(write=True)
             self.keeper = self._new_keeper()
             self.keeper.begin()
         if self.start.fresh:  # the first thing that it does is to set the run aside
@@ -202,7 +209,7 @@ class _Session:
         if self.world.local_rank == 0:
             keep_from_demos(self.out, self.say)
         if self.world.size > 1 and self.world.first:
-            write_json(self.out / BEGUN_FILE, asdict(Begun(self.first_step, self.total_steps, about=self.about)))
+            tell_begun(self.out, Begun(self.first_step, self.total_steps, about=self.about))
         trainer.args.eval_on_start = checkpoint is None  # what the loss falls from
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         step = trainer.state.global_step
@@ -266,32 +273,23 @@ class _Session:
     def run_in_processes(self, processes: int, cluster: Cluster) -> Status:
         """The same in several processes, of which this one only starts and watches those of this machine."""
         fingerprint(self.data)  # a dataset that is not there is told before anything starts
-        (self.out / BEGUN_FILE).unlink(missing_ok=True)
-        job = {
-            "config": to_dict(self.config),
-            "data": str(self.data),
-            "out": str(self.out),
-            "start": asdict(self.start),
-            "budget": self.clock.budget,
-        }
-        write_json(self.out / JOB_FILE, job)
+        if self.world.first:
+            self._open(write=True)
+        job = Job(self.config, self.data, self.out, self.start, self.clock.budget).write()
         began = time.time() - self.clock.elapsed()
-        command = ("-m", "kelron_lib.worker", str(self.out / JOB_FILE))
         try:
             run_processes(
-                command,
+                ("-m", "kelron_lib.worker", str(job)),
                 processes,
                 cluster=cluster,
                 environment={SESSION_START_VARIABLE: repr(began)},
                 say=self.say,
             )
         finally:
-            (self.out / JOB_FILE).unlink(missing_ok=True)
-            if (self.out / BEGUN_FILE).exists():
-                begun = Begun(**read_json(self.out / BEGUN_FILE))
+            job.unlink(missing_ok=True)
+            if begun := take_begun(self.out):
                 self.first_step, self.total_steps, self.about = begun.step, begun.total_steps, begun.about
                 self.began_training = True
-                (self.out / BEGUN_FILE).unlink()
         return read_status(self.out)
 
     def fail(self, error: BaseException) -> BaseException:
@@ -381,11 +379,10 @@ def train(
 
 def train_in_process(job: Path, world: World) -> None:
     """One process's part of the session that a job file describes."""
-    task = read_json(job)
-    out, config = Path(task["out"]), from_dict(task["config"])
+    task = Job.read(job)
     say: Say = print if world.first else _say_nothing
-    clock = SessionClock.from_environment(task["budget"])
-    session = _Session(config, Path(task["data"]), out, clock, say, Start(**task["start"]), world)
+    clock = SessionClock.from_environment(task.budget)
+    session = _Session(task.config, task.data, task.out, clock, say, task.start, world)
     try:
         session.conclude(session.run())
     finally:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import asdict, replace
 
 import psutil
 import pytest
 
 from kelron_lib.errors import KelronError
-from kelron_lib.lease import LEASE, Lease, LostLease, Writer, read_lease
+from kelron_lib.lease import LEASE, Lease, LostLease, Writer, _started, read_lease
 from kelron_lib.store import DamagedFile
 from kelron_lib.stores import open_store
 
@@ -109,6 +111,44 @@ def test_a_killed_process_of_this_machine_is_taken_over_without_waiting(store):
     assert clock.slept == 0.0
     assert str(killed.pid) in said[0]
     assert "without a word" in said[0]
+    writer.release()
+
+
+@pytest.fixture
+def living(store):
+    """Another process of this machine whose lease is in the store."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    began = _started(psutil.Process(process.pid))
+    lease = replace(Lease.of_this_process(), session="other", pid=process.pid, process_start=began)
+    store.write_bytes(LEASE, lease.encode())
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_process_of_this_machine_that_ends_while_it_is_watched_is_noticed_at_once(store, living):
+    def end(slept):
+        if slept == 40.0:
+            living.kill()
+            living.wait()
+
+    clock, said = Clock(end), []
+    writer = Writer(store, sleep=clock.sleep, settle_seconds=0)
+    writer.acquire(said.append)
+    assert clock.slept == 40.0  # of 180
+    assert re.fullmatch(rf"process {living.pid} on .* has ended: taking over from it", said[-1])
+    writer.release()
+
+
+def test_a_process_that_ended_and_was_not_waited_for_counts_as_gone(store, living):
+    living.kill()
+    until_zombie = psutil.Process(living.pid)
+    while until_zombie.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    clock = Clock()
+    writer = Writer(store, sleep=clock.sleep, settle_seconds=0)
+    writer.acquire(lambda line: None)
+    assert clock.slept == 0.0
     writer.release()
 
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -18,10 +18,10 @@ import kelron_lib.train as module
 from kelron_lib.begin import Begun
 from kelron_lib.config import apply_overrides
 from kelron_lib.errors import KelronError, ProcessFailed, RunFailed
+from kelron_lib.job import tell_begun
 from kelron_lib.launch import Cluster, interface_towards, run_processes
 from kelron_lib.lease import LEASE, Lease, read_lease
 from kelron_lib.processes import World, processes_for
-from kelron_lib.runtime import write_json
 from kelron_lib.session import read_sessions, read_status
 from kelron_lib.stores import open_store
 from kelron_lib.train import train
@@ -301,7 +301,7 @@ def ended_in_other_processes(in_two, data, out, monkeypatch, lease):
     store = open_store(out / "store")
 
     def begun_and_gone(command, processes, **how):
-        write_json(out / module.BEGUN_FILE, asdict(Begun(1, STEPS)))
+        tell_begun(out, Begun(1, STEPS))
         if lease is not None:
             store.write_bytes(LEASE, lease.encode())
         raise ProcessFailed("process 0 of 2 was ended by SIGKILL")

@@ -1,11 +1,13 @@
 """Training on the shipped tiny base: where a run is cut, by what, and what it may cost."""
 
+import contextlib
 import json
 import re
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from conftest import SMALL, ticking_clock
@@ -14,7 +16,8 @@ from kelron_lib.config import apply_overrides, to_dict
 from kelron_lib.data import fingerprint
 from kelron_lib.dataset import require_made_for
 from kelron_lib.errors import KelronError
-from kelron_lib.lease import ask_to_stop
+from kelron_lib.lease import LEASE, Lease, ask_to_stop
+from kelron_lib.resume import require_this_run
 from kelron_lib.runtime import exclusive
 from kelron_lib.session import make_status, read_status, write_status
 from kelron_lib.store import FolderStore
@@ -243,6 +246,38 @@ def test_another_config_is_refused_with_the_key_and_leaves_the_runs_own(
     assert adapter(tmp_path) == adapter(uninterrupted)
     for name in ("status.json", "sessions.json"):
         assert (tmp_path / name).read_bytes() == (uninterrupted / name).read_bytes()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("differing", ["lora.r", "data_fingerprint"])
+def test_another_run_is_told_at_once_though_somebody_may_be_writing(
+    differing, processes, run, small_config, small_data, monkeypatch
+):
+    """Nobody is watched for that, no process is started, and nothing is written."""
+    config, data = small_config, shutil.copytree(small_data, run[0] / "rows")
+    if differing == "lora.r":
+        config = apply_overrides(config, ["lora.r=8"])
+    else:
+        without_first_row(data)
+    store = open_store(run[0] / "store")
+    store.write_bytes(LEASE, replace(Lease.of_this_process(), host="another-host").encode())
+    before = {path: path.read_bytes() for path in (run[0] / "store").rglob("*") if path.is_file()}
+    monkeypatch.setattr("kelron_lib.train.processes_for", lambda config, gpus: processes)
+    monkeypatch.setattr("kelron_lib.train.check_processes", lambda passes, processes: None)
+    monkeypatch.setattr("kelron_lib.train.run_processes", lambda *args, **how: pytest.fail("processes were started"))
+    monkeypatch.setattr("kelron_lib.lease.Writer.acquire", lambda *args: pytest.fail("the lease was asked for"))
+    with pytest.raises(KelronError, match=rf"of another run \(differing: {differing}\)"):
+        train(config, data, run[0], say=silent)
+    assert {path: path.read_bytes() for path in (run[0] / "store").rglob("*") if path.is_file()} == before
+
+
+def test_an_older_checkpoint_that_fits_is_left_for_restoring_to_judge(run, small_config, small_data, monkeypatch):
+    store, own = open_store(run[0] / "store"), fingerprint(small_data)
+    fits, other = latest(store), replace(latest(store), data_fingerprint="another's")
+    for found, refused in (([other, fits], False), ([fits], False), ([], False), ([other], True)):
+        monkeypatch.setattr("kelron_lib.resume.manifests", lambda store, found=found: found)
+        with pytest.raises(KelronError) if refused else contextlib.nullcontext():
+            require_this_run(small_config, store, own, data=small_data)
 
 
 def test_other_data_is_refused(uninterrupted, small_config, small_data, tmp_path):
