@@ -33,14 +33,16 @@ def without_hub(config: RunConfig, out: Path, reach: Callable[[], None], say: Sa
     return config
 
 
-def bring_dataset(data: Path, find: Callable[[], Store], say: Say, make: str) -> None:
-    """See that the folder `data` holds a dataset, from the store that `find` gives if from nowhere else.
+def bring_dataset(data: Path, find: Callable[[], Store], say: Say, make: str) -> bool:
+    """See that the folder `data` holds a dataset, from the store that `find` gives if from nowhere else; whether it
+    was brought from there.
 
     Raises KelronError where there is none, naming the command `make` that makes one, or where it is damaged.
     """
     if holds_dataset(data):
-        return
+        return False
     store = find()
     if fetch_dataset(store, data) is None:
         raise KelronError(f"no rows at {data}, and no dataset in {store.describe()}: make it with `{make}`")
     say(f"{data} held no dataset: it was taken from {store.describe()}, verified")
+    return True

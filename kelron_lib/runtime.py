@@ -128,24 +128,52 @@ def exclusive(folder: Path, purpose: str = "run") -> Iterator[None]:
     """Hold `folder` (made if missing) for this process and purpose alone; the system lets go if the process dies.
 
     A demo holds its folder against all runs but those of the kernels that it starts itself. Raises KelronError if
-    another process holds the folder, or if it cannot be written.
+    another process holds the folder, or if it cannot be written. Where what happens within is refused (a KelronError
+    over input), the lock file and the folders that this made are gone again.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = open(lock_file(folder, purpose), "a+", encoding="utf-8")  # noqa: SIM115 - held until the block ends
-    except OSError as error:
-        raise KelronError(f"cannot write to {folder} ({error.strerror}): choose another --out") from None
-    with handle:
+    file = lock_file(folder, purpose)
+    made = [path for path in (file, folder, *folder.parents) if not path.exists()]
+    with _locked(folder, purpose) as handle:
+        try:
+            if purpose != DEMO:
+                _require_no_other_demo(folder)
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+            yield
+        except KelronError as error:
+            if error.exit_code == KelronError.exit_code and file in made:
+                _remove_empty(made)
+            raise
+
+
+def _locked(folder: Path, purpose: str) -> TextIO:
+    """The lock file, opened and locked; closing it gives it back."""
+    file = lock_file(folder, purpose)
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = open(file, "a+", encoding="utf-8")  # noqa: SIM115 - held until the caller closes it
+        except OSError as error:
+            raise KelronError(f"cannot write to {folder} ({error.strerror}): choose another --out") from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if file.exists() and os.path.samestat(os.fstat(handle.fileno()), file.stat()):
+                return handle
+            handle.close()  # who held it just removed it: this one is nobody's lock any more
         except BlockingIOError:
-            raise _in_use(folder, f"another {purpose}", _owner(handle)) from None
-        if purpose != DEMO:
-            _require_no_other_demo(folder)
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield
+            owner = _owner(handle)
+            handle.close()
+            raise _in_use(folder, f"another {purpose}", owner) from None
+
+
+def _remove_empty(made: list[Path]) -> None:
+    """Remove a lock file and the folders around it, innermost first, as far as they hold nothing else."""
+    file, *folders = made
+    file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _owner(handle: TextIO) -> str:

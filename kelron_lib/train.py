@@ -15,7 +15,7 @@ from typing import Any
 
 from kelron_lib.begin import Begun, begin, nothing_to_resume, why_finished
 from kelron_lib.config import RunConfig, config_hash, to_dict
-from kelron_lib.data import fingerprint
+from kelron_lib.data import fingerprint, load_dataset_dir
 from kelron_lib.dataset import data_command, holds_dataset
 from kelron_lib.entry import bring_dataset, without_hub
 from kelron_lib.errors import KelronError, RunFailed
@@ -25,7 +25,7 @@ from kelron_lib.job import Job, take_begun, tell_begun
 from kelron_lib.keeper import Keeper
 from kelron_lib.launch import Cluster, run_processes
 from kelron_lib.lease import LostLease
-from kelron_lib.model import portable_base, quiet_libraries
+from kelron_lib.model import portable_base, quiet_libraries, require_device
 from kelron_lib.processes import World, device_count, prepare_cuda_memory, processes_for
 from kelron_lib.restore import holds_checkpoint
 from kelron_lib.resume import Start, require_this_run
@@ -52,6 +52,7 @@ from kelron_lib.session import (
 )
 from kelron_lib.store import Store
 from kelron_lib.stores import is_read_only, open_store, store_url
+from kelron_lib.traces import Traces
 
 ALONE = World()
 Say = Callable[[str], None]
@@ -73,7 +74,8 @@ class _Session:
         self.config, self.data, self.out, self.clock, self.say, self.world = config, data, out, clock, say, world
         self.start = start
         self.work = out / "work"
-        self.earlier = EarlierStatus(out)
+        self.earlier, self.traces = EarlierStatus(out), Traces(config, out)
+        self.refused = False
         self.opened: Store | None = None
         self.keeper: Keeper | None = None
         self.first_step = 0
@@ -99,8 +101,9 @@ class _Session:
         self.opened = open_store(store_url(self.config, self.out), write=write, allow_foreign=foreign)
 
     def prepare(self) -> None:
-        """See that the store answers, that it is this run's, and that this machine has the dataset, from the store if
-        from nowhere else. Unless the start is a fresh one, the store is only read."""
+        """See that the machine can train, that the store answers and is this run's, and that the dataset is here, from
+        the store if from nowhere else. Unless the start is a fresh one, the store is only read."""
+        require_device(self.config)
         if self.world.first and self.start.fresh:
             self.config = without_hub(self.config, self.out, lambda: self._open(write=True), self.say)
         elif self.world.first:
@@ -108,7 +111,8 @@ class _Session:
                 raise nothing_to_resume(self.store)
             own = fingerprint(self.data) if holds_dataset(self.data) else None
             require_this_run(self.config, self.store, own, accept=self.start.accept, data=self.data)
-        bring_dataset(self.data, lambda: self.store, self.say, data_command(self.config, self.data))
+        if bring_dataset(self.data, lambda: self.store, self.say, data_command(self.config, self.data)):
+            self.traces.add(self.data)
 
     def status(self, state: str, reason: str, step: int) -> Status:
         return make_status(
@@ -255,9 +259,11 @@ class _Session:
         return MadeFrom(portable_base(self.config), self.data_fingerprint, to_dict(self.config))
 
     def close(self) -> None:
-        """Give back the right to write to the store."""
+        """Give back the right to write to the store; where the session was refused, all that it made."""
         if self.keeper is not None:
             self.keeper.close()
+        if self.refused:
+            self.traces.remove()
 
     def conclude(self, status: Status) -> None:
         """Write down how the session ended, once on each machine, and say it."""
@@ -272,7 +278,7 @@ class _Session:
 
     def run_in_processes(self, processes: int, cluster: Cluster) -> Status:
         """The same in several processes, of which this one only starts and watches those of this machine."""
-        fingerprint(self.data)  # a dataset that is not there is told before anything starts
+        load_dataset_dir(self.data)  # rows that are not there, or broken, are told before anything starts
         if self.world.first:
             self._open(write=True)
         job = Job(self.config, self.data, self.out, self.start, self.clock.budget).write()
@@ -296,10 +302,15 @@ class _Session:
         """Write down that the session ended by an error, and return that as the user is told of it. What cannot be
         written is said: the error itself counts.
 
-        A session that was refused leaves what the one before it wrote: the run is still as that one says.
+        A session that was refused leaves what the one before it wrote: the run is still as that one says; and nothing
+        where no run was.
         """
         by_hand = isinstance(error, KeyboardInterrupt)
         told = no_space(error) or gpu_full(error) or error
+        over_input = isinstance(told, KelronError) and told.exit_code == KelronError.exit_code
+        self.refused = over_input and not self.began_training
+        if self.refused and not self.traces.in_a_run:
+            return told
         if self.earlier.still_there() and not self.began_training and not by_hand:
             return told
         if self.keeper is not None:
@@ -307,7 +318,8 @@ class _Session:
         elsewhere = self.keeper is None and self.began_training  # in other processes, which verified what LATEST names
         step = kept_step(lambda: self.store if elsewhere or by_hand else self.opened, verified=elsewhere)
         if isinstance(error, KeyboardInterrupt):
-            told = interrupted(error, step, self.total_steps, self._place(), resumes=self._goes_on())
+            own = self.began_training or not self.start.fresh  # else it may be what a fresh start had yet to set aside
+            told = interrupted(error, step, self.total_steps, self._place(), resumes=own)
         words = str(told).strip() or type(told).__name__
         status = self.status("failed", words.splitlines()[0], step)
         try:
@@ -321,10 +333,6 @@ class _Session:
     def _place(self) -> str:
         """The store in words, which may be out of reach."""
         return self.opened.describe() if self.opened is not None else store_url(self.config, self.out)
-
-    def _goes_on(self) -> bool:
-        """Whether what the store holds is this run, and not one that a fresh start had yet to set aside."""
-        return self.began_training or not self.start.fresh
 
 
 def train(

@@ -98,6 +98,71 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, tmp_path, arguments, word
     assert words in err
     assert err.startswith("kelron: ")
     assert err.count("\n") == 1, err
+    assert not list(tmp_path.iterdir()), "what was refused leaves nothing"
+
+
+def tree(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--data", "{data}", "--set", "model.dtype=float16"), "no CUDA device"),
+        (("--data", "{data}", "--set", "model.base={tmp}/no-model"), "no-model"),
+        (("--data", "{data}", "--processes", "3"), "session.processes is 3"),
+        (
+            ("--data", "{data}", "--set", "data.max_tokens=60", "--set", "evaluate.max_new_tokens=60"),
+            "max_tokens is 60",
+        ),
+        (("--data", "{broken}"), "train.jsonl:1"),
+        (("--data", "{broken}", "--processes", "2", "--set", "train.passes_per_step=2"), "train.jsonl:1"),
+        (("--data", "{data}", "--set", "store.url={tmp}/nowhere/store"), "create or mount"),
+        (("--set", "store.url={store}", "--set", "lora.r=8"), "differing: lora.r"),
+        (("--data", "{data}", "--fresh", "--set", "store.url={tmp}/nowhere/store"), "create or mount"),
+    ],
+)
+@pytest.mark.parametrize("there", [False, True], ids=["a new folder", "a folder of somebody's"])
+def test_a_training_that_is_refused_leaves_nothing_behind(capsys, tmp_path, trained, there, options, words):
+    broken, out = shutil.copytree(trained / "data", tmp_path / "broken"), tmp_path / "typo" / "run"
+    (broken / "train.jsonl").write_text("{broken\n")
+    if there:
+        out.mkdir(parents=True)
+        (out / "letter.txt").write_text("mine")
+    places = {"data": trained / "data", "broken": broken, "store": trained / "store", "tmp": tmp_path}
+    before = tree(tmp_path), tree(trained / "store")
+    given = [option.format(**places) for option in options]
+    code, _, err = run(capsys, "train", *SETTINGS, "--out", out, *given)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert words in err
+    assert (tree(tmp_path), tree(trained / "store")) == before
+
+
+def test_a_run_that_is_refused_keeps_its_own_and_says_why(capsys, tmp_path, trained):
+    """Its folder is no typing error: tools look there for how a session ended."""
+    out = tmp_path / "run"
+    shutil.copytree(trained / "data", out / "data")
+    code, _, err = run(capsys, "train", *SETTINGS, "--out", out, "--set", "model.dtype=float16")
+    assert (code, err.count("\n")) == (2, 1)
+    status = read(out / "status.json")
+    assert (status["state"], status["reason"]) == ("failed", err.removeprefix("kelron: ").rstrip())
+    assert sorted(path.name for path in out.iterdir()) == ["data", "status.json"]
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["a new folder", "a folder of somebody's"])
+def test_an_evaluation_and_a_demo_that_are_refused_leave_nothing_behind(capsys, tmp_path, trained, there):
+    adapter, out = shutil.copytree(trained / "adapter", tmp_path / "adapter"), tmp_path / "typo" / "run"
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    if there:
+        out.mkdir(parents=True)
+        (out / "letter.txt").write_text("mine")
+    before = tree(tmp_path)
+    options = ("--data", trained / "data", "--adapter", adapter, "--out", out)
+    verbs = [("evaluate", *SETTINGS, *options), *[("demo", "--out", out)] * there]
+    for verb in verbs:
+        code, _, err = run(capsys, *verb)
+        assert (code, err.count("\n")) == (2, 1), err
+    assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize("verb", VERBS)

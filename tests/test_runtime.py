@@ -1,10 +1,11 @@
+import fcntl
 import json
 import multiprocessing
 import time
 
 import pytest
 
-from kelron_lib.errors import KelronError
+from kelron_lib.errors import KelronError, RunFailed
 from kelron_lib.runtime import SessionClock, duration, exclusive, read_json, require_disk, session_start, write_json
 
 
@@ -49,6 +50,38 @@ def test_a_folder_is_held_by_one_process_until_it_ends(tmp_path):
     other.join()
     with exclusive(tmp_path):
         pass
+
+
+def test_what_is_refused_leaves_no_lock_and_no_folder(tmp_path):
+    def refuse(folder, error):
+        with exclusive(folder):
+            raise error
+
+    for error, stays in ((KelronError("no such thing"), False), (RunFailed("too late"), True)):
+        with pytest.raises(type(error)):
+            refuse(tmp_path / "new" / "run", error)
+        assert (tmp_path / "new").exists() == stays
+    (tmp_path / "new" / "run" / ".run.lock").unlink()
+    (tmp_path / "new" / "run" / "letter.txt").write_text("mine")
+    with pytest.raises(KelronError):
+        refuse(tmp_path / "new" / "run", KelronError("no such thing"))
+    assert [path.name for path in (tmp_path / "new" / "run").iterdir()] == ["letter.txt"]
+
+
+def test_a_lock_that_was_removed_as_it_was_taken_holds_nothing(tmp_path, monkeypatch):
+    """Another process opens the file before, and locks it after, the one that held it removed it."""
+    flock, removed = fcntl.flock, []
+
+    def remove_first(handle, how):
+        if not removed:
+            removed.append((tmp_path / ".run.lock").unlink())
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with exclusive(tmp_path):
+        assert removed
+        with pytest.raises(KelronError, match="another run"), exclusive(tmp_path):
+            pass
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):

@@ -392,8 +392,12 @@ def test_the_flat_layout_of_a_hub_download_resumes(uninterrupted, small_config, 
 
 def test_an_empty_store_is_not_resumed(small_config, small_data, tmp_path):
     with pytest.raises(KelronError, match="no checkpoint to resume from"):
-        train(small_config, small_data, tmp_path, must_resume=True, say=silent)
-    assert json.loads((tmp_path / "status.json").read_text())["state"] == "failed"
+        train(small_config, small_data, tmp_path / "run", must_resume=True, say=silent)
+    assert not (tmp_path / "run").exists()
+    shutil.copytree(small_data, tmp_path / "run" / "data")
+    with pytest.raises(KelronError, match="no checkpoint to resume from"):
+        train(small_config, tmp_path / "run" / "data", tmp_path / "run", must_resume=True, say=silent)
+    assert read_status(tmp_path / "run").state == "failed"
 
 
 @pytest.mark.parametrize(
@@ -407,6 +411,7 @@ def test_a_session_that_cannot_start_leaves_the_status_of_the_one_before(
     override, words, small_config, small_data, tmp_path
 ):
     config = apply_overrides(small_config, [override.format(out=tmp_path)])
+    shutil.copytree(small_data, tmp_path / "data")
     with pytest.raises(KelronError, match=words):
         train(config, small_data, tmp_path, say=silent)
     status = read_status(tmp_path)
