@@ -146,11 +146,15 @@ def test_a_tree_with_changes_is_refused_and_dirty_is_marked(wheels, tmp_path):
 
 def test_the_same_files_give_the_same_library_and_other_commits_do_not_matter(staged, clone, wheels, tmp_path):
     before = {path.name: path.read_bytes() for path in staged.folder.iterdir()}
+    (tmp_path / "source").mkdir()  # what lies beside the folder is the user's
+    (tmp_path / "source" / "mine").write_text("kept")
     (clone / "docs.txt").write_text("not shipped")
     commit(clone, "another")
     again = library.stage_library(clone, tmp_path / "again", owner="me", wheels=wheels)
     assert (again.content, again.commit) == (staged.content, staged.commit)
     assert {path.name: path.read_bytes() for path in again.folder.iterdir()} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"again", "source"}
+    assert (tmp_path / "source" / "mine").read_text() == "kept"
     assert any(path.suffix == ".whl" for path in again.folder.iterdir())
     assert not any(path.is_dir() for path in again.folder.iterdir())  # which an upload would drop without a word
 

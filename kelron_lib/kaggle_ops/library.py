@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,15 +157,14 @@ def _named(wheel: str) -> list[str]:
 
 def _build_wheel(project: Path, folder: Path, commit: str) -> None:
     """Kelron's wheel, with its commit in it; the same files always give the same wheel."""
-    source = folder.with_name("source")
-    shutil.rmtree(source, ignore_errors=True)
-    for name in shipped_files(project):
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(project / name, source / name)
-    (source / "kelron_lib" / "commit.txt").write_text(f"{commit}\n", encoding="utf-8")
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
-    _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source), env=environment)
-    shutil.rmtree(source)
+    with tempfile.TemporaryDirectory(prefix="kelron-source-") as scratch:
+        source = Path(scratch)
+        for name in shipped_files(project):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(project / name, source / name)
+        (source / "kelron_lib" / "commit.txt").write_text(f"{commit}\n", encoding="utf-8")
+        environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+        _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source), env=environment)
 
 
 def _pip(*arguments: str, env: dict[str, str] | None = None) -> None:
