@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -267,6 +268,34 @@ def test_a_log_is_followed_across_breaks_line_by_line(monkeypatch, kaggle):
         assert lines == [f"line {number}" for number in range(12)]
 
 
+def test_a_session_that_says_nothing_for_long_is_followed_on(monkeypatch, kaggle):
+    """Its log breaks off for silence more often than a log that cannot be had may."""
+    from kelron_lib.kaggle_ops import client
+
+    monkeypatch.setattr(client, "TIMEOUTS", (5.0, 0.1))
+    heard = threading.Event()
+
+    def play(world, ref, version):
+        version.lines.append("one\n")
+        heard.wait(60)
+        version.lines.append("two\n")
+        return Played()
+
+    def sleep(seconds):
+        kaggle.slept.append(seconds)
+        if len(kaggle.slept) > 8:
+            heard.set()
+
+    with World(play) as world:
+        use_client(monkeypatch, world)
+        kaggle.sleep = sleep
+        world.save_kernel({"slug": "me/kelron-02-train", "newTitle": "Kelron 02 Train", "text": "{}"})
+        lines = []
+        follow(kaggle, "me/kelron-02-train", lines.append)
+        assert lines == ["one", "two"]
+        assert len(kaggle.slept) > 8
+
+
 def test_the_last_lines_of_a_log_of_any_kind():
     assert Output(log="").last_lines() == []
     assert Output(log="a\nb\n\nc").last_lines(2) == ["b", "c"]
@@ -299,6 +328,8 @@ def test_what_is_needed_comes_from_the_best_that_is_known():
     assert measured == Need(10.25, 1, "by the last session's speed")
     checked = {"probe": {"projection": {"total_hours": 15.0}}}
     assert need(CONFIG, None, checked) == Need(15.5, 2, "by preflight's measurement")
+    failed = make_status("failed", "", first_step=500, step=500, total_steps=1000, seconds=60)
+    assert need(CONFIG, failed, checked) == Need(7.75, 1, "by preflight's measurement")  # what is left, not all
     planned = need(CONFIG, None)
     assert planned.how == "a projection for two T4s"
     assert 1 < planned.hours < 200

@@ -139,7 +139,9 @@ def follow(kaggle: Kaggle, ref: str, say: Callable[[str], None]) -> None:
             if session is None or not session.active:  # a server in between may end a log as if it were whole
                 return
         except KaggleError as error:
-            failures = 0 if seen > before else failures + 1
+            session = kaggle.session(ref) if not error.status else None
+            quiet = session is not None and session.active  # a session that says nothing for minutes is none of it
+            failures = 0 if seen > before or quiet else failures + 1
             if not error.passing or failures >= MOST_BREAKS:
                 raise
         kaggle.sleep(1.0 if seen > before else 5.0)

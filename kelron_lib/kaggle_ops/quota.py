@@ -50,10 +50,12 @@ def need(config: RunConfig, status: Status | None, preflight: Any = None) -> Nee
     if status is not None and status.step > status.first_step:
         speed = status.seconds / (status.step - status.first_step)
         return _sessions(config, speed * (status.total_steps - status.step) / 3600, "by the last session's speed")
+    left = 1 - status.step / status.total_steps if status is not None and status.total_steps else 1.0
     try:
-        return _sessions(config, float(preflight["probe"]["projection"]["total_hours"]), "by preflight's measurement")
+        whole = float(preflight["probe"]["projection"]["total_hours"])
+        return _sessions(config, left * whole, "by preflight's measurement")
     except (TypeError, KeyError):
-        return _sessions(config, _planned_hours(config), "a projection for two T4s")
+        return _sessions(config, left * _planned_hours(config), "a projection for two T4s")
 
 
 def _planned_hours(config: RunConfig) -> float:
