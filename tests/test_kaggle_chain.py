@@ -303,10 +303,11 @@ def test_an_outage_is_outlived_but_not_by_a_scheduler(start):
 def test_a_scheduler_makes_one_turn_at_a_time(start):
     world, chain = start(Script())
     turns = 0
-    while not (chain(once=True).run() / "report.html").is_file():
+    while (folder := chain(once=True).run()) is None:
         world.wait()
         turns += 1
     assert turns == 5
+    assert (folder / "report.html").read_bytes() == b"<p>report"
     assert pushes(world) == [f"{DATA}:0", f"{TRAIN}:0", f"{RESUME}:40", f"{RESUME_B}:80", f"{EVALUATE}:0"]
 
 
@@ -378,6 +379,79 @@ def test_at_the_end_the_scoreboard_is_printed_and_the_report_opened(start, monke
     assert capsys.readouterr().out == f"the scoreboard\nreport: {report}\n"
     assert command_line.main(["run", "--preset", "tiny-cpu", "--no-open"]) == 0
     assert len(opened) == 1
+
+
+def test_the_report_of_another_run_is_not_taken_for_this_ones(start, monkeypatch, capsys):
+    world, chain = start(Script())
+    chain().run()
+    time.sleep(1.1)  # runs are told apart by the second they began in
+    monkeypatch.setattr(command_line.webbrowser, "open", lambda address: pytest.fail("opened an old report"))
+    assert command_line.main(["run", "--preset", "tiny-cpu", "--fresh", "--once"]) == 0
+    assert "report: " not in capsys.readouterr().out
+    assert len(world.history(DATA)) == 2
+
+
+def test_an_evaluation_that_left_no_report_is_told(start):
+    def play(world, ref, version):
+        played = Script()(world, ref, version)
+        played.files.pop(f"{RUN}/report.html", None)
+        return played
+
+    _, chain = start(play)
+    with pytest.raises(RunFailed, match=r"the evaluation left no report\.html: `output evaluate` downloads"):
+        chain().run()
+
+
+def test_the_status_of_a_run_with_other_options_is_shown(start, capsys):
+    world, chain = start(Script())
+    chain(once=True).run()
+    world.wait()
+    assert command_line.main(["status"]) == 0
+    told = capsys.readouterr().out
+    assert "me/kelron-01-data version 1 ended as COMPLETE" in told
+    assert told.endswith(
+        "next: `run` with the preset and the overrides that the run was begun with, which these are not\n"
+    )
+    assert command_line.main(["status", "--preset", "tiny-cpu"]) == 0
+    assert capsys.readouterr().out.endswith("next: push train the first training session\n")
+
+
+def test_a_kernel_that_would_find_nothing_to_work_on_is_not_pushed(start, capsys):
+    ended, script = threading.Event(), Script()
+
+    def play(world, ref, version):
+        ended.wait(60)
+        return script(world, ref, version)
+
+    world, _ = start(play)
+    for kernel, lacking in (
+        ("train", "there is no dataset yet: push data, and wait for its end"),
+        ("resume", "no session has left a checkpoint yet"),
+        ("evaluate", "no training session has finished the run yet"),
+    ):
+        assert command_line.main(["push", kernel, "--preset", "tiny-cpu"]) == 2
+        assert f"{kernel} would fail, {lacking}" in capsys.readouterr().err
+    assert command_line.main(["push", "data", "train", "--preset", "tiny-cpu"]) == 2  # it has only begun
+    ended.set()
+    world.wait()
+    assert pushes(world) == [f"{DATA}:0"]
+    assert command_line.main(["push", "train", "--preset", "tiny-cpu"]) == 0
+    world.wait()
+    assert command_line.main(["push", "resume", "--preset", "tiny-cpu"]) == 0
+    world.wait()
+    assert command_line.main(["push", "evaluate", "--preset", "tiny-cpu"]) == 2
+    assert pushes(world) == [f"{DATA}:0", f"{TRAIN}:0", f"{RESUME}:40"]
+
+
+def test_a_store_that_the_laptop_may_not_read_is_told_once(start, monkeypatch):
+    def refused(url, **_):
+        raise KelronError("the token may not do this")
+
+    monkeypatch.setattr(chain_module, "open_store", refused)
+    _, chain = start(Script(hub=[0]))
+    running = chain(overrides=["store.url=hf://buckets/me/kelron/run-1"])
+    running.run()
+    assert sum(line.startswith("the store cannot be read from here") for line in running.said) == 1
 
 
 def test_another_config_is_another_run(start):

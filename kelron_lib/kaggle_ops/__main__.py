@@ -68,8 +68,8 @@ def _stage(args: argparse.Namespace) -> int:
 
 def _stage_to(args: argparse.Namespace) -> int:
     """For an upload by hand: needs no credentials."""
-    if args.to.exists() and any(args.to.iterdir()):
-        raise KelronError(f"{args.to} holds files: name an empty folder")
+    if args.to.exists() and (not args.to.is_dir() or any(args.to.iterdir())):
+        raise KelronError(f"{args.to} is no empty folder: name one")
     made = library.stage_library(args.project, args.to, owner=OWNER, dirty=args.dirty, wheels=args.wheels, say=_say)
     _say(f"upload what is in {made.folder}, but dataset-metadata.json, as a private dataset named {made.slug}")
     return 0
@@ -79,8 +79,11 @@ def _push(args: argparse.Namespace) -> int:
     chain = _chain(args)
     for kernel in args.kernels:
         view = chain.look()
-        if kernel in TRAINING and any(one.kernel in TRAINING for one in view.active):
-            raise KelronError(f"a training session of this run is active ({view.active[0].ref}): one at a time")
+        training = [one.ref for one in view.active if one.kernel in TRAINING]
+        if kernel in TRAINING and training:
+            raise KelronError(f"a training session of this run is active ({training[0]}): one at a time")
+        if lacking := chain.lacks(view, kernel):
+            raise KelronError(f"{kernel} would fail, {lacking} (`run` does all of it by itself)")
         if args.dry_run:
             outputs = ", ".join(chain.outputs(view, kernel)) or "nothing"
             most = timeout_of(kernel, chain.config)
@@ -96,11 +99,14 @@ def _status(args: argparse.Namespace) -> int:
     if args.dry_run:
         _say("would ask Kaggle for the run's kernels")
         return 0
-    view = chain.look()
+    view = chain.look(any_config=True)
     _say(f"run begun {view.begun}{', stopped' if view.stopped else ''}" if view.begun else "no run on Kaggle yet")
     for pushed in view.pushed.values():
         words = pushed.session.status if pushed.session.active else "\n".join(ending(pushed))
         _say(f"{pushed.kernel}: {words if not pushed.session.active else f'{pushed.ref} is {words}'}")
+    if not view.of(chain.config):
+        _say("next: `run` with the preset and the overrides that the run was begun with, which these are not")
+        return 0
     step = chain.next(view)
     _say(f"next: {step.kind} {step.kernel} {step.why}".rstrip())
     return 0
@@ -162,7 +168,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.go_on:
         _mark(chain, "")
     folder = chain.run()
-    if (folder / "scoreboard.json").is_file() and (folder / "report.html").is_file():
+    if folder is not None:
         _say(scoreboard(folder))
         _say(f"report: {folder / 'report.html'}")
         if not args.no_open:

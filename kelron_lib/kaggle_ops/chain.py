@@ -75,6 +75,7 @@ class Chain:
         """When the run began that this process pushes for; empty until it is known."""
         self._library = ""
         self._refusals = 0
+        self._store_trouble = ""
         self._known: dict[tuple[str, int], Pushed] = {}
 
     # --- looking ---
@@ -98,7 +99,10 @@ class Chain:
         except (MissingFile, DamagedFile):
             return 0
         except KelronError as error:
-            self.kaggle.say(f"the store cannot be read from here ({error}); the sessions' status files count")
+            line = f"the store cannot be read from here ({error}); the sessions' status files count"
+            if line != self._store_trouble:
+                self.kaggle.say(line)
+                self._store_trouble = line
             return 0
 
     def next(self, view: View) -> Step:
@@ -117,8 +121,9 @@ class Chain:
 
     # --- acting ---
 
-    def run(self) -> Path:
-        """Turn after turn until the report is here; the report's folder. Raises RunFailed where it stops before."""
+    def run(self) -> Path | None:
+        """Turn after turn until the report is here; the report's folder, None where the run is not that far and `once`
+        is set. Raises RunFailed where it stops before."""
         with exclusive(self.options.results, "run"):
             said = ""
             while True:
@@ -131,7 +136,7 @@ class Chain:
                     self.kaggle.say(f"{step.kernel or 'waiting'}: {step.why}")
                     said = step.why
                 if self.options.once:
-                    return self.options.results
+                    return None
                 self.kaggle.sleep(self.options.poll * BACKOFF[min(self._refusals, len(BACKOFF) - 1)])
 
     def _turn_or_outage(self) -> Step:
@@ -245,6 +250,18 @@ class Chain:
             found.append((training.kernel, training.version))
         return [self._attached(view, name, version) for name, version in found]
 
+    def lacks(self, view: View, kernel: str) -> str:
+        """What a kernel needs and would not find, in words; empty where it has all."""
+        training, data = view.training, view.pushed.get("data")
+        if kernel == "train" and (data is None or not data.done):
+            return "there is no dataset yet: push data, and wait for its end"
+        stored = bool(self.config.store.url) or (training is not None and bool(source_of(training)))
+        if kernel in ("resume", "resume-b") and not stored:
+            return "no session has left a checkpoint yet: push train, and wait for its end"
+        if kernel == "evaluate" and (training is None or not training.done):
+            return "no training session has finished the run yet"
+        return ""
+
     def _attached(self, view: View, kernel: str, version: int) -> str:
         """The newest version of an output is attached by its kernel's name alone, an older one by its number too."""
         newest = view.pushed[kernel].version if kernel in view.pushed else 0
@@ -304,12 +321,13 @@ class Chain:
         )
 
     def fetch_results(self, step: Step) -> Path:
-        """Download the report; its folder."""
+        """Download the report in place of any that lies there; its folder."""
         assert step.about is not None
         output = self.kaggle.output(step.about.ref, step.about.version)  # addresses that were just signed
         for name in RESULTS:
-            if (path := output.path_of(name)) is not None:
-                self.kaggle.fetch(output.files[path], self.options.results / name)
+            if (path := output.path_of(name)) is None:
+                raise RunFailed(f"the evaluation left no {name}: `output evaluate` downloads what it left")
+            self.kaggle.fetch(output.files[path], self.options.results / name)
         return self.options.results
 
 

@@ -79,6 +79,11 @@ class View:
         found = [self.pushed[name] for name in TRAINING if name in self.pushed]
         return max(found, key=lambda pushed: pushed.record.number, default=None)
 
+    def of(self, config: RunConfig) -> bool:
+        """Whether this is the run of a config and its store."""
+        same = (config_hash(config), config.store.url)
+        return all((one.record.config, one.record.store) == same for one in self.pushed.values())
+
     @property
     def active(self) -> list[Pushed]:
         """Sessions that wait or run."""
@@ -104,19 +109,19 @@ def look(
     records = {name: record for name, found in there.items() if (record := find_record(found.source)) is not None}
     begun = max((record.begun for record in records.values()), default="")
     own = {name: record for name, record in records.items() if record.begun == begun}
-    same = (config_hash(config), config.store.url)
-    if not any_config and any((record.config, record.store) != same for record in own.values()):
-        raise KelronError(
-            f"Kaggle holds another run, begun {begun}, whose preset or overrides differ from these: give it those "
-            "that it was begun with, begin anew with --fresh, or name another with --name"
-        )
     pushed, foreign = {}, []
     for name, found in there.items():
         if name in own:
             pushed[name] = _seen(kaggle, name, found, own[name], known)
         elif (other := kaggle.session(found.ref)) is not None and other.active:
             foreign.append(found.ref)
-    return View(begun, pushed, tuple(foreign), stopped_at(kaggle, stop_slug) >= begun > "")
+    view = View(begun, pushed, tuple(foreign), stopped_at(kaggle, stop_slug) >= begun > "")
+    if not any_config and not view.of(config):
+        raise KelronError(
+            f"Kaggle holds another run, begun {begun}, whose preset or overrides differ from these: give it those "
+            "that it was begun with, begin anew with --fresh, or name another with --name"
+        )
+    return view
 
 
 def _seen(kaggle: Kaggle, name: str, found: Saved, record: Record, known: dict[tuple[str, int], Pushed]) -> Pushed:
