@@ -58,6 +58,8 @@ class Version:
     lines: list[str] = field(default_factory=list)
     mounted: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    began: float = 0.0
+    """When its session began, by the monotonic clock."""
 
     @property
     def parameters(self):
@@ -92,9 +94,10 @@ class World(LocalServer):
     def __init__(
         self, play, *, queue=0.0, hidden=0.0, slow=0.0, lag=0.0, layout="new", cap=lambda *_: 12 * 3600, sessions=2
     ):
-        """`queue`: seconds before a session begins; `hidden`: seconds for which a new dataset is answered 403; `slow`:
-        seconds until a version is ready; `lag`: seconds after that until it is mounted; `cap(world, version)`:
-        seconds after which a session is killed, instead of 12 hours; `sessions`: how many with a GPU may be active."""
+        """`queue`: seconds before a session begins, or `queue(version)`, which returns when it is to; `hidden`: seconds
+        for which a new dataset is answered 403; `slow`: seconds until a version is ready; `lag`: seconds after that
+        until it is mounted; `cap(world, version)`: seconds after which a session is killed, instead of 12 hours, asked
+        again and again while it runs; `sessions`: how many with a GPU may be active."""
         self.play, self.queue, self.hidden, self.slow, self.lag = play, queue, hidden, slow, lag
         self.layout, self.cap, self.sessions = layout, cap, sessions
         self.faults = defaultdict(list)
@@ -110,11 +113,14 @@ class World(LocalServer):
         self.used_hours, self.total_hours = 3.5, 30.0
         self.refresh = datetime(2026, 11, 28, tzinfo=UTC)
         self.at_once = 0
+        self.over = threading.Event()
+        """Nobody looks any more: sessions that still run are killed."""
         self.lock = threading.RLock()
         self.threads = []
         super().__init__(_Handler, world=self)
 
     def __exit__(self, *_):
+        self.over.set()
         super().__exit__(*_)
         for thread in self.threads:
             thread.join(60)
@@ -149,8 +155,11 @@ class World(LocalServer):
             time.sleep(0.02)
 
     def _session(self, ref, version, began):
-        time.sleep(self.queue)
-        version.status = "RUNNING"
+        if callable(self.queue):
+            self.queue(version)
+        else:
+            time.sleep(self.queue)
+        version.began, version.status = time.monotonic(), "RUNNING"
         try:
             played = self.play(self, ref, version)
         except Exception as error:  # the test has to see it
@@ -435,11 +444,11 @@ class _Handler(BaseHTTPRequestHandler):
 @dataclass
 class Notebooks:
     """Executes what was pushed, each in a machine of its own (`image`: a function that makes one in a folder and
-    returns its python), under `home`. A timer kills it at the world's cap, or at the timeout that it was pushed with.
+    returns its python), under `home`. It is killed at the world's cap, or at the timeout that it was pushed with.
 
-    `hangs(version, working)` says whether a running session stands still from this moment on, as one whose GPU does not
-    answer; `kill(version, working)` whether it is killed before its cap; `keeps` whether the output of a killed one
-    survives; `used(world, version)`, how many seconds of its budget are gone when it begins.
+    `hangs(version, working)` says whether a running session stands still now, as one whose GPU does not answer;
+    `kill(version, working)` whether it is killed before its cap; `keeps` whether the output of a killed one survives;
+    `used(world, version)`, how many seconds of its budget are gone when it begins.
     """
 
     home: Path
@@ -463,34 +472,25 @@ class Notebooks:
                 target.write_bytes(content)
         (root / "notebook.ipynb").write_text(version.asked["text"])
         process = self._start(world, root, working, version)
-        cap = min(float(version.asked.get("sessionTimeoutSeconds", 12 * 3600)), world.cap(world, version))
-        killed = threading.Event()
-
-        def end():
-            killed.set()
-            signal_all(process.pid, signal.SIGKILL)
-
-        timer = threading.Timer(max(0.0, began + cap - time.monotonic()), end)
-        timer.start()
-        hung = False
+        timeout, killed, hung = float(version.asked.get("sessionTimeoutSeconds", 12 * 3600)), False, False
         while process.poll() is None:
-            if self.kill is not None and self.kill(version, working):
-                end()
-            if not hung and self.hangs is not None and self.hangs(version, working):
-                signal_all(process.pid, signal.SIGSTOP)
-                hung = True
+            late = time.monotonic() - began >= min(timeout, world.cap(world, version))
+            if late or world.over.is_set() or (self.kill is not None and self.kill(version, working)):
+                killed = True
+                kill_all(process.pid)
+            elif self.hangs is not None and self.hangs(version, working) != hung:
+                hung = not hung
+                signal_all(process.pid, signal.SIGSTOP if hung else signal.SIGCONT)
             time.sleep(0.05)
-        timer.cancel()
         seconds = time.monotonic() - began
-        reader = version.reader
-        reader.join(10)
+        version.reader.join(60)
         shutil.rmtree(root / "venv", ignore_errors=True)
         files = {
             str(path.relative_to(working)): path.read_bytes()
             for path in sorted(working.rglob("*"))
             if path.is_file() and not any(p.is_symlink() for p in (path, *path.parents) if working in p.parents)
         }
-        if killed.is_set():
+        if killed:
             message = TIMED_OUT.format(seconds)
             return Played("CANCEL_ACKNOWLEDGED", files if self.keeps else {}, message=message)
         return Played("COMPLETE" if process.returncode == 0 else "ERROR", files)
@@ -512,6 +512,7 @@ class Notebooks:
             **self.environment,
         }
         command = [python, "-m", "papermill", "--log-output", "--no-progress-bar", "-k", "python3"]
+        command += ["--start-timeout", "600"]  # a busy machine takes its time
         process = subprocess.Popen(
             [*map(str, command), str(root / "notebook.ipynb"), str(working / "__notebook__.ipynb")],
             cwd=working,
@@ -526,15 +527,28 @@ class Notebooks:
         return process
 
 
-def signal_all(pid, number):
-    """A signal to a process and all below it, which have sessions of their own."""
+def family_of(pid):
+    """A process and all below it, which have sessions of their own."""
     try:
         parent = psutil.Process(pid)
-        family = [*parent.children(recursive=True), parent]
+        return [*parent.children(recursive=True), parent]
     except psutil.NoSuchProcess:
-        return
-    for process in family:
-        try:
+        return []
+
+
+def signal_all(pid, number):
+    """A signal to a process and all below it."""
+    for process in family_of(pid):
+        with suppress(ProcessLookupError):
             os.kill(process.pid, number)
-        except ProcessLookupError:
-            continue
+
+
+def kill_all(pid):
+    """Kill a process and all below it: they stand still first, so that none begins another meanwhile."""
+    stopped = set()
+    while new := {process.pid for process in family_of(pid)} - stopped:
+        for number in new:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGSTOP)
+        stopped |= new
+    signal_all(pid, signal.SIGKILL)
