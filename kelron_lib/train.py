@@ -78,8 +78,7 @@ class _Session:
         self.refused = False
         self.opened: Store | None = None
         self.keeper: Keeper | None = None
-        self.first_step = 0
-        self.total_steps = 0
+        self.first_step = self.total_steps = 0
         self.data_fingerprint = ""
         self.began_training = False
         self.about: dict[str, Any] = {}

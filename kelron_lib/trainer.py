@@ -22,7 +22,7 @@ from kelron_lib.batching import encode_rows
 from kelron_lib.config import RunConfig
 from kelron_lib.data import load_dataset_dir
 from kelron_lib.engine.packing import PackedCollator, PackedPasses, plan_passes, supervised_in
-from kelron_lib.engine.prepare import forward_loss, prepare
+from kelron_lib.engine.prepare import forward_loss, place_ends, prepare
 from kelron_lib.engine.watch import FiniteWatch, watch_finite
 from kelron_lib.errors import KelronError
 from kelron_lib.files import FORBIDDEN
@@ -303,12 +303,9 @@ def build_trainer(config: RunConfig, data: Path, work: Path, world: World) -> Ke
         seen, unseen = (encode_rows(tokenizer, splits[name], config.data.max_tokens) for name in USED_SPLITS)
         schedule = plan_run(seen, passes_per_step=train.passes_per_step, epochs=train.epochs, **packing)
         validation = PackedPasses(unseen, plan_passes(sample_lengths(unseen), epoch=0, **packing))
-        model = prepare(
-            add_lora(base, config),
-            embedding=config.model.embedding,
-            head=config.model.head,
-            checkpointing=train.checkpointing,
-        )
+        embedding, head = config.model.embedding, config.model.head
+        adapted = add_lora(place_ends(base, embedding=embedding, head=head), config)
+        model = prepare(adapted, embedding=embedding, head=head, checkpointing=train.checkpointing)
     trainer = KelronTrainer(
         schedule=schedule,
         training=PackedPasses(seen, schedule.share(world.rank, world.size)),

@@ -122,6 +122,20 @@ def _checkpoint_layers(model: Any) -> None:
         layer.gradient_checkpointing = True
 
 
+def place_ends(model: Any, *, embedding: str, head: str) -> Any:
+    """Put the embedding where it rests ("host" or "device") and keep the head or put it into "nf4"; returns the model.
+
+    Before the adapter is made: else its float32 weights and both 16-bit tables stand on the GPU at one time, 2.5 GiB
+    more than while it trains for a 14B at r=128. Doing it twice changes nothing.
+    """
+    if head not in ("keep", "nf4"):
+        raise KelronError(f"the head can be kept or put into nf4, not {head!r}")
+    _place_embedding(model, embedding)
+    if head == "nf4":
+        quantise_head(model)
+    return model
+
+
 def prepare(
     peft_model: Any,
     *,
@@ -146,11 +160,7 @@ def prepare(
     attention_module.register()
     model.set_attn_implementation(attention)
     model.config.use_cache = False
-    _place_embedding(model, embedding)
-    if head == "nf4":
-        quantise_head(model)
-    elif head != "keep":
-        raise KelronError(f"the head can be kept or put into nf4, not {head!r}")
+    place_ends(model, embedding=embedding, head=head)
     for name, parameter in peft_model.named_parameters():
         if parameter.requires_grad and "lora_" in name:
             parameter.data = parameter.data.float()

@@ -286,16 +286,22 @@ def optimizer_work(adapter: int, work: Workload) -> dict[str, float]:
 
 
 def loading_parts(shape: ModelShape, work: Workload, share: Share, weights: dict[str, float]) -> dict[str, float]:
-    """Loading: the weights before any upcast, and the 16-bit copy of the tensor being quantised beside its result."""
+    """Loading: 4-bit layers, both tables in 16 bits wherever they rest later, and what is being quantised.
+
+    A layer's 16-bit matrix stands beside its 4-bit one; so does the head, which comes last, once an embedding for the
+    host has left.
+    """
     parts = dict(weights)
     if work.upcast:
         parts["norms and biases"] = weights["norms and biases"] / 2
-        for name in ("embedding", "head"):
-            if name in parts and not (name == "head" and work.head == "nf4"):
-                parts[name] = weights[name] / 2
-    nf4_head = share.head and work.head == "nf4"
-    largest = max(shape.largest_linear if share.layers else 0, shape.embedding if nf4_head else 0)
-    parts["16-bit copy being quantised"] = 2.0 * largest
+    if share.embedding:
+        parts["embedding"] = 2.0 * shape.embedding
+    if share.head:
+        parts["head"] = 0.0 if shape.tied and share.embedding else 2.0 * shape.embedding
+    beside = 2.0 * shape.largest_linear if share.layers else 0.0
+    if share.head and work.head == "nf4" and work.embedding == "gpu":
+        beside = max(beside, weights["head"])
+    parts["being quantised"] = beside
     return parts
 
 

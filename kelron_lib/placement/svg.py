@@ -22,7 +22,7 @@ GROUPS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "gradients": ("#6bbf8a", "#0d1b2a", ("gradients", "gradient exchange")),
     "optimizer": ("#c9a93a", "#0d1b2a", ("optimizer", "optimizer buffers")),
     "kept activations": ("#f2a65a", "#0d1b2a", ("activations",)),
-    "layer at work": ("#dd6e42", "#ffffff", ("layer at work", "dequantised linear", "16-bit copy being quantised")),
+    "layer at work": ("#dd6e42", "#ffffff", ("layer at work", "dequantised linear", "being quantised")),
     "loss": ("#a83e6c", "#ffffff", ("logits and loss", "head in fp16")),
     "allocator slack": ("#b9c2cc", "#0d1b2a", ("allocator slack",)),
 }

@@ -23,7 +23,7 @@ import torch
 from kelron_lib.batching import encode_rows
 from kelron_lib.config import RunConfig, from_dict
 from kelron_lib.engine.packing import Features, pack, plan_passes, supervised_in, supervised_tokens, utilisation
-from kelron_lib.engine.prepare import causal_lm, forward_loss, prepare
+from kelron_lib.engine.prepare import causal_lm, forward_loss, place_ends, prepare
 from kelron_lib.engine.watch import watch_finite
 from kelron_lib.errors import KelronError
 from kelron_lib.model import add_lora, load_base, load_tokenizer, quiet_libraries
@@ -101,10 +101,12 @@ def random_samples(vocabulary: int, most_tokens: int, count: int) -> list[Featur
 
 def load(config: RunConfig, request: dict[str, Any], device: torch.device) -> Any:
     """The 4-bit base with a fresh adapter: the config's own, or random weights in its shape."""
-    if not request["random"]:
-        return add_lora(load_base(config)[0], config)
-    most = max(request["layers"], default=0)
-    return add_lora(random_model(request["fields"], device, getattr(torch, config.model.dtype), most), config)
+    if request["random"]:
+        most = max(request["layers"], default=0)
+        base = random_model(request["fields"], device, getattr(torch, config.model.dtype), most)
+    else:
+        base = load_base(config)[0]
+    return add_lora(place_ends(base, embedding=config.model.embedding, head=config.model.head), config)
 
 
 def keep_layers(model: Any, layers: int) -> None:
