@@ -252,10 +252,20 @@ def _page_again(optimizer: Any) -> None:
     torch.cuda.empty_cache()
 
 
+class _Arguments(TrainingArguments):
+    """transformers' own, for a CPU without its number: before 5.23 the Trainer loads an optimizer's states to "cpu:0"
+    where there are several processes, which torch cannot."""
+
+    @property
+    def device(self) -> torch.device:
+        found = super().device
+        return torch.device("cpu") if found.type == "cpu" else found
+
+
 def _arguments(config: RunConfig, work: Path, world: World) -> TrainingArguments:
     """transformers' TrainingArguments for a config; what Kelron does itself is switched off there."""
     train = config.train
-    arguments = TrainingArguments(
+    arguments = _Arguments(
         output_dir=str(work),
         num_train_epochs=1,  # the schedule spans all epochs
         learning_rate=train.learning_rate,

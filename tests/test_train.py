@@ -546,3 +546,15 @@ def test_a_run_that_was_begun_goes_on_with_its_dataset_whatever_that_says(run, s
     made = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(made | {"data": made["data"] | {"seed": 9}}))
     assert train(small_config, folder, run[0], say=silent).state == "finished"
+
+
+def test_a_cpu_has_no_number_for_the_trainer(monkeypatch, tmp_path):
+    """transformers before 5.23 loads an optimizer's states to it, and torch knows no "cpu:0" there."""
+    from transformers import TrainingArguments
+
+    from kelron_lib.trainer import _Arguments
+
+    monkeypatch.setattr(TrainingArguments, "device", property(lambda self: torch.device("cpu", 0)))
+    assert str(_Arguments(output_dir=str(tmp_path)).device) == "cpu"
+    monkeypatch.setattr(TrainingArguments, "device", property(lambda self: torch.device("cuda", 1)))
+    assert str(_Arguments(output_dir=str(tmp_path)).device) == "cuda:1"
