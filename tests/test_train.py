@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 from conftest import SMALL, ticking_clock
 
 from kelron_lib.config import apply_overrides, to_dict
