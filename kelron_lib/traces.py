@@ -9,6 +9,7 @@ from pathlib import Path
 from kelron_lib.config import RunConfig
 from kelron_lib.dataset import holds_dataset
 from kelron_lib.job import BEGUN_FILE, JOB_FILE
+from kelron_lib.lease import LEASE
 from kelron_lib.manifest import CONFIG, LATEST
 from kelron_lib.runtime import on_kaggle
 from kelron_lib.session import LOSSES_FILE, SESSIONS_FILE, STATUS_FILE
@@ -26,7 +27,8 @@ class Traces:
         self._folders = [path for path in (out / "work",) if not path.exists()]
         self._stores = [path for path in stores if not path.exists()]
         told = any((out / name).exists() for name in (STATUS_FILE, SESSIONS_FILE, LOSSES_FILE))
-        self.in_a_run = told or holds_dataset(out / "data") or (own / LATEST).exists() or on_kaggle()
+        kept = any((own / name).exists() for name in (LATEST, LEASE))
+        self.in_a_run = told or kept or holds_dataset(out / "data") or on_kaggle()
         """Whether the folder was a run's already, or must be: then somebody looks there for how the session ended."""
 
     def add(self, folder: Path) -> None:

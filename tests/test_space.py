@@ -89,8 +89,7 @@ def test_no_room_is_told_before_anything_begins(begun, run, small_data, tmp_path
         assert latest(open_store(out / "store")).step == step
         assert verify_store(open_store(out / "store")).ok
     else:
-        assert read_status(out).state == "failed"
-        assert list((out / "store").iterdir()) == []
+        assert not out.exists()
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "adapter_model.safetensors", "trainer_state.json"])
