@@ -128,9 +128,9 @@ def test_a_fresh_start_that_is_interrupted_before_it_set_the_old_run_aside_is_no
 def test_the_command_that_goes_on_is_no_fresh_start():
     from kelron_lib.__main__ import _going_on
 
-    assert _going_on(["train", "--fresh", "--out", "a b"], True) == "kelron: go on with: kelron resume --out 'a b'"
-    assert _going_on(["train", "--fre"], True) == "kelron: go on with: kelron resume"
-    assert _going_on(["train", "--fresh"], False) == "kelron: go on with: kelron train --fresh"
+    assert _going_on(["train", "--fresh", "--out", "a b"], True) == "go on with: kelron resume --out 'a b'"
+    assert _going_on(["train", "--fre"], True) == "go on with: kelron resume"
+    assert _going_on(["train", "--fresh"], False) == "go on with: kelron train --fresh"
 
 
 def test_sigterm_is_raised_once_and_only_within_the_block():
