@@ -132,6 +132,11 @@ class Keeper:
         """What the progress line says about the store; empty while all is well."""
         return self._uploader.words() if self._uploader is not None else ""
 
+    def told(self, reason: str) -> str:
+        """Why a session ended, with how many uploads failed on the way and were made good."""
+        failed = self._uploader.all_failures if self._uploader is not None else 0
+        return f"{reason}; {failed} upload{'s' * (failed > 1)} failed on the way" if failed else reason
+
     def expected_seconds(self, otherwise: float) -> float:
         """How long a checkpoint offered now may take to arrive, one on its way included; `otherwise` before any did."""
         assert self._uploader is not None

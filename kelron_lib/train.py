@@ -116,7 +116,7 @@ class _Session:
     def status(self, state: str, reason: str, step: int) -> Status:
         return make_status(
             state,
-            reason,
+            reason if self.keeper is None or state == "failed" else self.keeper.told(reason),
             first_step=self.first_step,
             step=step,
             total_steps=self.total_steps,

@@ -75,7 +75,7 @@ class Uploader(Generic[T]):
         self._sending: _Item[T] | None = None
         self._closed = False
         self._seconds: list[float] = []
-        self._failures = 0
+        self._failures = self._all_failures = 0
         self._problem: Exception | None = None
         self._gave_up = False
         self._sent = ""
@@ -91,6 +91,11 @@ class Uploader(Generic[T]):
     def failures(self) -> int:
         """Failures since the last success."""
         return self._failures
+
+    @property
+    def all_failures(self) -> int:
+        """Failures since the start, those that a later try made good included."""
+        return self._all_failures
 
     @property
     def problem(self) -> Exception | None:
@@ -203,6 +208,7 @@ class Uploader(Generic[T]):
     def _failed(self, item: _Item[T], error: Exception) -> None:
         with self._changed:
             self._failures += 1
+            self._all_failures += 1
             self._problem = error
             hopeless = isinstance(error, LostLease) or not isinstance(error, KelronError)
             self._gave_up = hopeless or self._failures >= self._most_failures

@@ -225,6 +225,7 @@ def test_an_outage_that_passes_costs_nothing(small_config, small_data, tmp_path,
     status = train(small_config, small_data, tmp_path / "run", say=lambda line: None)
     assert status.state == "finished"
     assert latest(flaky).step == status.step
+    assert status.reason.endswith("; 3 uploads failed on the way")
 
 
 def test_two_sessions_on_one_store_are_not_let_in(small_config, small_data, tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 import http.server
 import json
 import math
+import mmap
+import os
 import tempfile
 import threading
 import time
@@ -767,3 +769,20 @@ def test_the_notebook_measures_the_tiny_preset(monkeypatch, tmp_path):
     losses = told["probe"]["raw"][0]["runs"][0]["losses"]
     assert len(losses) == 3
     assert max(losses) < math.log(4096) / 2, "not the shipped base: random weights lose ln(4096)"
+
+
+def test_the_hosts_peak_counts_what_a_process_holds_but_no_mapped_files(tmp_path):
+    from kelron_lib.preflight.worker import HostPeak, host_memory
+
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(64 << 20))
+    peak = HostPeak()
+    before = host_memory()
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert not any(mapped[page] for page in range(0, 64 << 20, 4096))
+        assert peak.read() - before < 16 << 20
+    held = bytearray(os.urandom(1 << 20) * 64)
+    assert peak.read() - before > 48 << 20
+    del held
+    peak.reset()
+    assert peak.read() - before < 48 << 20

@@ -8,11 +8,11 @@ config.json), `workload`, `gpu` (an index, or null for the CPU), `layers` (desce
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import random
 import resource
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,20 +40,41 @@ SPREAD = 0.6
 RANDOM_SAMPLES = 2048
 
 
-def reset_host_peak() -> None:
-    """Start counting the process's peak of resident memory anew, where the system allows it."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+HOST_SECONDS = 0.05
+"""Between two looks at the host's memory."""
 
 
-def host_peak() -> int:
-    """Peak resident memory of this process in bytes."""
+def host_memory() -> int:
+    """Bytes of this process's own: anonymous and shared pages. Those of mapped files (a checkpoint while it is loaded)
+    are no part of it: the system drops them when memory is short. Without /proc, the peak of all resident ones.
+    """
     status = Path("/proc/self/status")
     if status.exists():
-        lines = status.read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+        lines = (line.split() for line in status.read_text(encoding="utf-8").splitlines())
+        return sum(int(words[1]) * 1024 for words in lines if words[0] in ("RssAnon:", "RssShmem:"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+class HostPeak:
+    """The highest `host_memory` since the last reset, watched by a thread: the kernel keeps no such peak."""
+
+    def __init__(self) -> None:
+        self.reset()
+        threading.Thread(target=self._watch, name="host memory", daemon=True).start()
+
+    def reset(self) -> None:
+        self._highest = host_memory()
+
+    def read(self) -> int:
+        """Bytes."""
+        self._highest = max(self._highest, host_memory())
+        return self._highest
+
+    def _watch(self) -> None:
+        while True:
+            self.read()
+            time.sleep(HOST_SECONDS)
 
 
 class Meter:
@@ -61,6 +82,7 @@ class Meter:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.cuda = device, device.type == "cuda"
+        self.host = HostPeak()
 
     def now(self) -> float:
         """Seconds, once the device has done what it was given."""
@@ -74,11 +96,11 @@ class Meter:
         if self.cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
-        reset_host_peak()
+        self.host.reset()
 
     def read(self) -> dict[str, float]:
         """Now allocated, peaks since the last reset; GiB, the GPU's only where there is one."""
-        found = {"host_peak": host_peak() / GIB}
+        found = {"host_peak": self.host.read() / GIB}
         if self.cuda:
             found["allocated"] = torch.cuda.memory_allocated(self.device) / GIB
             found["peak_allocated"] = torch.cuda.max_memory_allocated(self.device) / GIB
