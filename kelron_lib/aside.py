@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from kelron_lib.errors import KelronError
 from kelron_lib.lease import LEASE, STOP
 from kelron_lib.manifest import LATEST, MANIFEST
-from kelron_lib.store import Store, sha256_file
+from kelron_lib.store import Store, sha256_file, unconditionally
 
 ASIDE = "before-"
 
@@ -24,12 +25,13 @@ def is_aside(path: str) -> bool:
     return path.startswith(ASIDE)
 
 
-def set_aside(store: Store, scratch: Path) -> str:
+def set_aside(store: Store, scratch: Path, confirm: Callable[[], None] = unconditionally) -> str:
     """Move all that the store holds, but for the lease, to a folder of its own in it; its name, or `` for an empty one.
 
-    To be called by the one that holds the lease. `scratch` is a folder for one checkpoint at a time, gone at the end.
-    Cut off and called again, it takes another folder: what is there twice then is never taken for one run. Raises
-    KelronError where the store fails or something in it cannot be read; whatever is removed was copied before.
+    To be called by the one that holds the lease; `confirm`, called before each deletion, raises where it no longer does,
+    as copying may take long. `scratch` is a folder for one checkpoint at a time, gone at the end. Cut off and called
+    again, it takes another folder: what is there twice then is never taken for one run. Raises KelronError where the
+    store fails or something in it cannot be read; whatever is removed was copied before.
     """
     paths = [entry.path for entry in store.list()]
     old = [path for path in paths if not is_aside(path) and path not in (LEASE, STOP)]
@@ -42,6 +44,7 @@ def set_aside(store: Store, scratch: Path) -> str:
         _copy(store, list(members), folder, scratch)
     manifests = [path for path in old if path.rpartition("/")[2] == MANIFEST]
     for path in [*([LATEST] if LATEST in old else []), *manifests, *sorted({path.split("/")[0] for path in old})]:
+        confirm()
         store.delete(path)
     return folder
 

@@ -48,7 +48,7 @@ def begin(
     """
     if start.fresh:
         require_made_for(config, keeper.data)
-    begun = _anew(config, keeper.store, work, out, say) if start.fresh else _resumed(config, start, keeper, work, say)
+    begun = _anew(config, keeper, work, out, say) if start.fresh else _resumed(config, start, keeper, work, say)
     require_space(config, out, keeper.store)
     keeper.take_dataset()
     return begun
@@ -89,12 +89,14 @@ def why_finished(config: RunConfig, checkpoint: Path, total_steps: int) -> str:
     return f"the run was already finished ({reason})" if reason else ""
 
 
-def _anew(config: RunConfig, store: Store, work: Path, out: Path, say: Callable[[str], None]) -> Begun:
+def _anew(config: RunConfig, keeper: Keeper, work: Path, out: Path, say: Callable[[str], None]) -> Begun:
     clear_work(work)
-    folder = set_aside(store, work / "aside")
+    folder = set_aside(keeper.store, work / "aside", keeper.confirm)
     if not folder:
-        say(f"FRESH START: {store.describe()} is empty; this run begins at step 0")
+        say(f"FRESH START: {keeper.store.describe()} is empty; this run begins at step 0")
         return Begun()
     kept = f"{store_url(config, out).rstrip('/')}/{folder}"
-    say(f"FRESH START: what {store.describe()} held is kept in {kept}, a store itself; this run begins at step 0")
+    say(
+        f"FRESH START: what {keeper.store.describe()} held is kept in {kept}, a store itself; this run begins at step 0"
+    )
     return Begun(about={"fresh": f"what the store held before is in its folder {folder}"})

@@ -110,8 +110,7 @@ def send_checkpoint(
     if readable_pointer(store) != Pointer.to(stored):
         store.write_bytes(LATEST, Pointer.to(stored).encode(), confirm)
     for prefix in surplus(store, stored, keep):
-        confirm()
-        discard(store, prefix)
+        discard(store, prefix, confirm)
     return stored
 
 
@@ -151,8 +150,7 @@ def _already_stored(store: Store, manifest: Manifest) -> Manifest | None:
 def _upload(store: Store, prepared: Prepared, confirm: Callable[[], None]) -> Manifest:
     """Send the files, the manifest last, and read all of it back."""
     folder, manifest = prepared.folder, prepared.manifest
-    confirm()
-    discard(store, manifest.prefix)
+    discard(store, manifest.prefix, confirm)
     try:
         store.put_files({f"{manifest.prefix}/{name}": folder / name for name in manifest.files if name != CONFIG})
         # That may have taken long enough for another session to take over, and to save this very step here.
@@ -168,16 +166,17 @@ def _upload(store: Store, prepared: Prepared, confirm: Callable[[], None]) -> Ma
         # The first error is the one to report; what this cannot remove, the next save overwrites. Where another session
         # writes now, what lies there may be its own.
         with suppress(KelronError):
-            confirm()
-            discard(store, manifest.prefix)
+            discard(store, manifest.prefix, confirm)
         raise
     return manifest
 
 
-def discard(store: Store, prefix: str) -> None:
-    """Delete a checkpoint, its manifest first: cut off halfway it is an unfinished one, not a damaged one."""
-    store.delete(f"{prefix}/{MANIFEST}")
-    store.delete(prefix)
+def discard(store: Store, prefix: str, confirm: Callable[[], None] = unconditionally) -> None:
+    """Delete a checkpoint, its manifest first: cut off halfway it is an unfinished one, not a damaged one. `confirm` is
+    called before each of the two."""
+    for path in (f"{prefix}/{MANIFEST}", prefix):
+        confirm()
+        store.delete(path)
 
 
 def surplus(store: Store, newest: Manifest, keep: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Attention that never reaches the math kernel and never runs eager, on any GPU down to compute capability 7.5.
+"""Training's attention: it never reaches the math kernel nor runs eager, on any GPU down to compute capability 7.5.
 
 transformers' own SDPA asks for grouped-query attention where there is no mask, and a T4 answers with the slow math
 kernel (transformers issue 48633). Here keys and values are expanded first and only the memory-efficient kernel is
