@@ -28,7 +28,7 @@ def is_aside(path: str) -> bool:
 def set_aside(store: Store, scratch: Path, confirm: Callable[[], None] = unconditionally) -> str:
     """Move all that the store holds, but for the lease, to a folder of its own in it; its name, or `` for an empty one.
 
-    To be called by the one that holds the lease; `confirm`, called before each deletion, raises where it no longer does,
+    To be called by the one that holds the lease; `confirm`, called before each deletion, raises once it does not,
     as copying may take long. `scratch` is a folder for one checkpoint at a time, gone at the end. Cut off and called
     again, it takes another folder: what is there twice then is never taken for one run. Raises KelronError where the
     store fails or something in it cannot be read; whatever is removed was copied before.
