@@ -146,6 +146,7 @@ def test_loading_reads_the_hosts_memory_and_removes_its_checkpoint(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.slow
 def test_resume_compares_a_cut_run_with_a_whole_one(tmp_path):
     file = tmp_path / "result.json"
     done = subprocess.run(

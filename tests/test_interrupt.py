@@ -49,7 +49,7 @@ def test_an_interrupted_session_says_what_is_safe_and_how_to_go_on(sent, process
     until((out / "store" / "LATEST.json").exists, session)
     children = psutil.Process(session.pid).children(recursive=True)
     session.send_signal(sent)
-    said, told = session.communicate(timeout=60)
+    said, told = session.communicate(timeout=180)
     assert session.returncode == CODES[sent]
     store, status = open_store(out / "store"), read_status(out)
     step = newest_verified(store).step
