@@ -1,5 +1,6 @@
 """Checkpoints that survive: every file damaged in every way, a full disk, and a SIGKILL at any moment."""
 
+import contextlib
 import json
 import os
 import random
@@ -525,7 +526,7 @@ def test_no_space_for_the_download_is_not_taken_for_damage(two, tmp_path, monkey
 
 SERVER = """
 # Forks a saver per line of input: its pid is answered, then how it ended.
-import os, signal, sys
+import os, select, signal, sys
 from pathlib import Path
 from test_checkpoint import latest, open_store, save
 
@@ -543,7 +544,7 @@ def die_before_change(number):
 
 def save_forever(store, work):
     step = getattr(latest(store), "step", 0)
-    while True:
+    while not select.select([sys.stdin], [], [], 0)[0]:  # closed where the tests ended or were killed: so does this
         step += 10
         save(store, work, step, size=40_000)
 
@@ -559,15 +560,16 @@ for line in sys.stdin:
         store, folder = open_store(root), Path(folder)
         if mode == "forever":
             save_forever(store, folder)
-        save_prepared(store, folder, int(number))
+        else:
+            save_prepared(store, folder, int(number))
         os._exit(0)
     print(pid, flush=True)
     print(os.waitpid(pid, 0)[1], flush=True)
 """
 
 
-@pytest.fixture
-def saver():
+@contextlib.contextmanager
+def savers():
     """Starts a saving process: returns its pid and a function that waits for its wait status."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -578,14 +580,31 @@ def saver():
             server.stdin.flush()
             return int(server.stdout.readline()), lambda: int(server.stdout.readline())
 
+        try:
+            yield start
+        finally:
+            server.stdin.close()
+
+
+@pytest.fixture
+def saver():
+    with savers() as start:
         yield start
-        server.stdin.close()
 
 
 def never_named(store, into):
     """Without a pointer there is nothing, or a first save that lacked nothing but its pointer."""
     restored = restore(store, into, say=lambda _: None)
     return restored is None or restored.problems == [f"{LATEST} is missing in {store.describe()}"]
+
+
+def test_a_saver_ends_with_the_tests_that_started_it(store, tmp_path):
+    """A test run that is killed leaves nobody behind who goes on until the disk is full."""
+    with savers() as start:
+        pid, _ = start("forever", store.root, tmp_path / "work")
+        time.sleep(0.1)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 def test_forty_kills_at_random_moments(store, tmp_path, saver):
