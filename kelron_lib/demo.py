@@ -25,8 +25,17 @@ from kelron_lib.export import made_from
 from kelron_lib.job import BEGUN_FILE, JOB_FILE
 from kelron_lib.lease import LEASE, STOP
 from kelron_lib.manifest import LATEST
-from kelron_lib.runtime import BATCH_VARIABLE, DEMO, DEMO_VARIABLE, duration, exclusive, read_json, write_json
-from kelron_lib.session import DEMO_MARK, LOSSES_FILE, SESSIONS_FILE, STATUS_FILE, Status, read_status
+from kelron_lib.runtime import (
+    BATCH_VARIABLE,
+    DEMO,
+    DEMO_MARK,
+    DEMO_VARIABLE,
+    duration,
+    exclusive,
+    read_json,
+    write_json,
+)
+from kelron_lib.session import LOSSES_FILE, SESSIONS_FILE, STATUS_FILE, Status, read_status
 from kelron_lib.store import PROBE, TEMPORARY, DamagedFile, FolderStore
 from kelron_lib.verify import read_manifest, step_folders
 

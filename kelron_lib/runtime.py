@@ -29,6 +29,8 @@ DEMO_VARIABLE = "KELRON_DEMO"
 """Names the process of `kelron demo` to the kernels that it starts."""
 DEMO = "demo"
 """The purpose for which a demo holds its folder."""
+DEMO_MARK = "demo.json"
+"""Says that a folder is a demo's, which the next demo there clears."""
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds `kelron_lib`."""
 
@@ -201,6 +203,13 @@ def _require_no_other_demo(folder: Path) -> None:
             owner = _owner(handle)
             if owner not in (str(os.getpid()), os.environ.get(DEMO_VARIABLE)):
                 raise _in_use(folder, "a demo", owner) from None
+
+
+def keep_from_demos(out: Path, say: Callable[[str], None]) -> None:
+    """Make a demo's folder a run's own, before anything is made or trained there that the demo did not ask for."""
+    if DEMO_VARIABLE not in os.environ and (out / DEMO_MARK).exists():
+        (out / DEMO_MARK).unlink()
+        say(f"{out} was a demo's folder and is this run's from now on: `kelron demo` will not clear it")
 
 
 def existing_parent(folder: Path) -> Path:

@@ -6,7 +6,6 @@ The list of sessions lives in the store, because the machine of an earlier sessi
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -17,14 +16,13 @@ from typing import Any
 from kelron_lib.errors import KelronError
 from kelron_lib.keeper import Keeper
 from kelron_lib.lease import Writer
-from kelron_lib.runtime import DEMO_VARIABLE, read_json, write_json
+from kelron_lib.runtime import read_json, write_json
 from kelron_lib.store import DamagedFile, Store
 from kelron_lib.verify import latest, newest_verified
 
 SESSIONS_FILE = "sessions.json"
 STATUS_FILE = "status.json"
 LOSSES_FILE = "losses.json"
-DEMO_MARK = "demo.json"
 """What tells a demo's folder, which the next demo clears, from any other."""
 
 
@@ -89,13 +87,6 @@ class EarlierStatus:
     def still_there(self) -> bool:
         """Whether there was one and neither this process nor those that it started touched it."""
         return self._content is not None and self._read() == self._content
-
-
-def keep_from_demos(out: Path, say: Callable[[str], None]) -> None:
-    """Make a demo's folder a run's own, before anything is trained there that the demo did not ask for."""
-    if DEMO_VARIABLE not in os.environ and (out / DEMO_MARK).exists():
-        (out / DEMO_MARK).unlink()
-        say(f"{out} was a demo's folder and is this run's from now on: `kelron demo` will not clear it")
 
 
 def kept_step(find: Callable[[], Store | None], *, verified: bool = False) -> int:

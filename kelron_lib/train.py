@@ -35,6 +35,7 @@ from kelron_lib.runtime import (
     duration,
     exclusive,
     gpu_full,
+    keep_from_demos,
     no_space,
     write_json,
 )
@@ -42,7 +43,6 @@ from kelron_lib.schedule import check_processes
 from kelron_lib.session import (
     EarlierStatus,
     Status,
-    keep_from_demos,
     kept_step,
     make_status,
     read_status,

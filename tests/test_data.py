@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from kelron_lib import data
+from kelron_lib import data, demo
 from kelron_lib.config import apply_overrides, from_dict, load_preset
 from kelron_lib.data.expand import SPLITS
 from kelron_lib.errors import KelronError
@@ -354,6 +354,16 @@ def test_the_dataset_of_a_run_that_goes_on_is_not_changed(small, tmp_path):
     data.build_dataset(other, out, replace=True)
     data.build_dataset(small[0], tmp_path / "elsewhere" / "data")
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["data"]  # no run there, so no lock
+
+
+def test_a_dataset_of_ones_own_in_an_earlier_demos_folder_is_not_cleared_by_the_next_demo(small, tmp_path):
+    (tmp_path / "demo.json").write_text("{}")
+    out, said = tmp_path / "data", []
+    data.build_dataset(small[0], out, say=said.append)
+    assert said == [f"{tmp_path} was a demo's folder and is this run's from now on: `kelron demo` will not clear it"]
+    with pytest.raises(KelronError, match="holds data and is not an earlier demo"):
+        demo._clear(tmp_path)
+    assert (out / "train.jsonl").is_file()
 
 
 def test_unwritable_target_leaves_nothing(monkeypatch, tmp_path):

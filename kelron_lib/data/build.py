@@ -16,7 +16,7 @@ from kelron_lib.data.gate import check_splits
 from kelron_lib.errors import KelronError
 from kelron_lib.files import cannot_write, write_whole
 from kelron_lib.persona import KINDS, Persona, load_persona, load_seeds
-from kelron_lib.runtime import DEMO, exclusive, lock_file
+from kelron_lib.runtime import DEMO, exclusive, keep_from_demos, lock_file
 
 CONFIG_FILE = "config.json"
 
@@ -191,5 +191,6 @@ def build_dataset(
             say(f"{out} is already there, with these very rows: left as it is")
             _renew_config(config, files[CONFIG_FILE], out)
         else:
+            keep_from_demos(out.absolute().parent, say)
             _write(files, out)
     return report
