@@ -23,7 +23,6 @@ from kelron_lib.verify import latest, newest_verified
 SESSIONS_FILE = "sessions.json"
 STATUS_FILE = "status.json"
 LOSSES_FILE = "losses.json"
-"""What tells a demo's folder, which the next demo clears, from any other."""
 
 
 @dataclass(frozen=True)
