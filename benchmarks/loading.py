@@ -24,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from harness.checkpoints import write_checkpoint
 from harness.measure import GIB
-from harness.models import SHAPES
+from harness.models import SHAPES, with_tokenizer
 
 EVERY = 0.02
 """Seconds between two readings."""
@@ -60,10 +60,7 @@ def memory_of(pid: int) -> dict[str, int]:
 
 def load(folder: Path) -> dict[str, float]:
     """Loads it in a process of its own. Raises CalledProcessError where that fails."""
-    from kelron_lib.config import resolve
-
-    stops = ",".join(map(str, resolve("tiny-cpu").model.stop_token_ids))
-    command = [sys.executable, "-c", CHILD, f"model.base={folder}", f"model.stop_token_ids={stops}"]
+    command = [sys.executable, "-c", CHILD, *with_tokenizer(folder)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     peak = {"anonymous": 0, "resident": 0}
     while child.poll() is None:

@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from harness.checkpoints import write_checkpoint
-from harness.models import SHAPES
+from harness.models import SHAPES, with_tokenizer
 
 RESERVE = 5
 """Seconds that a session keeps for its last checkpoint."""
@@ -59,15 +59,11 @@ def settings(folder: Path, shape: str) -> list[str]:
     """The options of all verbs; writes the checkpoint that they name."""
     if not torch.cuda.is_available():
         return _options("tiny-cpu", (*STEPS, *ON_CPU))
-    from kelron_lib.config import resolve
-
     base = folder / "base"
     base.mkdir()
     write_checkpoint(shape, base)
-    stops = ",".join(map(str, resolve("tiny-cpu").model.stop_token_ids))
-    placed = (f"model.base={base}", f"model.stop_token_ids={stops}")
     processes = f"session.processes={torch.cuda.device_count()}"
-    return _options("kelron-14b-t4x2", (*STEPS, *ON_GPUS, *placed, processes))
+    return _options("kelron-14b-t4x2", (*STEPS, *ON_GPUS, *with_tokenizer(base), processes))
 
 
 def _options(preset: str, overrides: tuple[str, ...]) -> list[str]:

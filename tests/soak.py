@@ -277,6 +277,11 @@ def soak(kills: dict[int, int], stores: list[str], folder: Path, seed: int) -> l
             sessions.close()
 
 
+def share(total: int, parts: int, index: int) -> int:
+    """The `index`-th of so many parts of a number, as equal as they can be."""
+    return total // parts + (index < total % parts)
+
+
 def rows(count: int, kills: int, stores: list[str], folder: Path, seed: int, sessions: Sessions) -> Iterator[Row]:
     """The rows of one number of processes."""
     data = folder / "data"
@@ -291,7 +296,7 @@ def rows(count: int, kills: int, stores: list[str], folder: Path, seed: int, ses
         one = Soak(store, count, sessions, folder / f"{store}-{count}", data, chance, row, seconds)
         one.folder.mkdir()
         try:
-            one.kill_until(kills // len(stores) + (index < kills % len(stores)), reference)
+            one.kill_until(share(kills, len(stores), index), reference)
         except Broken as error:
             row.broken.append(str(error))
         print(row.line(), *(f"BROKEN: {words}" for words in row.broken), sep="\n", file=sys.stderr, flush=True)
@@ -305,9 +310,9 @@ def at_once(shares: int, kills: dict[int, int], stores: list[str], seed: int) ->
     with tempfile.TemporaryDirectory(prefix="soak-rows-") as folder:
         started = []
         for (count, store), part in itertools.product(whole, range(parts)):
-            mine = kills[count] // len(stores) + (stores.index(store) < kills[count] % len(stores))
+            mine = share(kills[count], len(stores), stores.index(store))
             file = Path(folder) / f"{store}-{count}-{part}.json"
-            given = {"stores": store, "processes": count, "kills": mine // parts + (part < mine % parts)}
+            given = {"stores": store, "processes": count, "kills": share(mine, parts, part)}
             words = [f"--{name}={value}" for name, value in given.items()]
             command = [sys.executable, __file__, *words, f"--seed={seed + part}", f"--json={file}"]
             started.append((whole[count, store], file, subprocess.Popen(command, stdout=subprocess.DEVNULL)))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from harness.measure import GIB
-from harness.models import SHAPES
+from harness.models import SHAPES, save_tokenizer
 
 SHARD = 4 * GIB
 """A file's size at most, unless one matrix is larger."""
@@ -43,10 +43,6 @@ def shards(model: Any) -> Iterator[dict[str, torch.Tensor]]:
 def write_checkpoint(shape: str, folder: Path) -> int:
     """A checkpoint as the Hub has it, with the packaged tokenizer; its bytes."""
     from safetensors.torch import save_file
-    from transformers import AutoTokenizer
-
-    from kelron_lib.config import resolve
-    from kelron_lib.model import base_name
 
     torch.manual_seed(0)
     model = skeleton(shape)
@@ -59,5 +55,5 @@ def write_checkpoint(shape: str, folder: Path) -> int:
     index = {"metadata": {"total_size": total}, "weight_map": where}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     model.config.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(base_name(resolve("tiny-cpu"))).save_pretrained(folder)
+    save_tokenizer(folder)
     return total

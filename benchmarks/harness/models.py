@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,11 +68,27 @@ def random_model(shape: str, device: torch.device, dtype: torch.dtype, layers: i
     return build(fields, device, dtype, layers)
 
 
-def save_4bit(lm: Any, folder: str) -> None:
-    """A random 4-bit model as a folder that `from_pretrained` takes for what it is, with the tiny base's tokenizer."""
-    from transformers import AutoTokenizer, BitsAndBytesConfig
+def save_tokenizer(folder: str | Path) -> None:
+    """The tiny base's, beside a model that has none of its own; `with_tokenizer` goes with it."""
+    from transformers import AutoTokenizer
 
     from kelron_lib.tiny import base_path
+
+    AutoTokenizer.from_pretrained(base_path()).save_pretrained(folder)
+
+
+def with_tokenizer(folder: Path) -> list[str]:
+    """The overrides of a config for a base with that tokenizer."""
+    from kelron_lib.config import as_overrides, resolve
+
+    return as_overrides(
+        {"model.base": str(folder), "model.stop_token_ids": [*resolve("tiny-cpu").model.stop_token_ids]}
+    )
+
+
+def save_4bit(lm: Any, folder: str) -> None:
+    """A random 4-bit model as a folder that `from_pretrained` takes for what it is, with the tiny base's tokenizer."""
+    from transformers import BitsAndBytesConfig
 
     lm.config.quantization_config = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -80,7 +97,7 @@ def save_4bit(lm: Any, folder: str) -> None:
         bnb_4bit_compute_dtype=lm.lm_head.weight.dtype,
     )
     lm.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(base_path()).save_pretrained(folder)
+    save_tokenizer(folder)
 
 
 def add_adapter(lm: Any, r: int, dropout: float, *, attention_only: bool = False) -> Any:
