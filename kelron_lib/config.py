@@ -93,7 +93,7 @@ def _kelron_14b_t4x2() -> RunConfig:
             stop_token_ids=(151645, 151643),
         ),
         lora=LoraSettings(r=128, alpha=32, dropout=0.1),
-        data=DataSettings(rows=35000, max_tokens=512),
+        data=DataSettings(seeds="full", rows=35000, max_tokens=512),
         train=TrainSettings(
             epochs=1.0,
             learning_rate=2e-4,

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from kelron_lib.errors import KelronError
 
 LANGUAGES = ("ko", "en", "ja")
+SEED_SETS = ("core", "full")
+"""`core`: the seeds that the tiny base was built for, one question a row. `full`: all seeds, dialogues of several
+turns, and questions as people type them."""
 CHAT_LANGUAGE = "en"
 """The language of the system prompt that a chat begins with."""
 
@@ -90,6 +93,8 @@ class DataSettings:
     """Packaged persona or path of a persona file."""
     languages: tuple[str, ...] = LANGUAGES
     """Languages of the rows."""
+    seeds: str = "core"
+    """`core` (what the tiny base was built for) or `full` (every seed, dialogues, typed questions)."""
     rows: int = 3000
     """Rows over all languages, before the split."""
     identity_share: float = 0.30
@@ -101,6 +106,7 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         require(bool(self.persona.strip()), "data.persona is empty: name a packaged persona or a persona file")
+        require(self.seeds in SEED_SETS, f"data.seeds is {self.seeds!r}: use {' or '.join(SEED_SETS)}")
         for language in self.languages:
             require(language in LANGUAGES, f"data.languages has {language!r}: choose from {', '.join(LANGUAGES)}")
         require(len(self.languages) > 0, f"data.languages is empty: name at least one of {', '.join(LANGUAGES)}")

@@ -274,10 +274,10 @@ def test_a_config_that_leaves_no_business_rows_in_test_is_refused(tmp_path):
 
 
 def test_build_names_the_row_that_fails_and_writes_nothing(monkeypatch, tmp_path):
-    def tainted(persona, languages):
+    def tainted(persona, languages, seed_set):
         return [
             replace(seed, answers=("저는 켈론입니다. 챗GPT가 아닙니다.",)) if seed.id == "ko/name.who" else seed
-            for seed in load_seeds(persona, languages)
+            for seed in load_seeds(persona, languages, seed_set)
         ]
 
     monkeypatch.setattr("kelron_lib.data.build.load_seeds", tainted)

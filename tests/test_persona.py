@@ -198,7 +198,7 @@ def test_questions_and_openers_are_whole_texts():
         ({"ask": {"polite": ["{dya}?"]}}, "unknown slot {dya}"),
         ({"ask": {"polite": ["{day|을/은}?"]}}, "unknown josa {day|을/은}"),
         ({"ask": {"polite": ["{day?"]}}, "broken placeholder"),
-        ({"ask": {"formal": ["{day}?"]}}, "unknown key 'formal'"),
+        ({"ask": {"formel": ["{day}?"]}}, "unknown key 'formel'. Did you mean formal?"),
         ({"ask": {}}, "no question"),
         ({"answer": []}, "expected a list of texts"),
         ({"answer": ["{day}.", "{day}."]}, "is listed twice"),

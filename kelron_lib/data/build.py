@@ -171,7 +171,7 @@ def build_dataset(
     that is going on.
     """
     persona = load_persona(config.data.persona)
-    seeds = load_seeds(persona, config.data.languages)
+    seeds = load_seeds(persona, config.data.languages, config.data.seeds)
     expansion = expand(config.data, persona, seeds)
     report = check_splits(expansion.rows, persona, config.data.identity_share)
     for finding in report["findings"]:

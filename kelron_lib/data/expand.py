@@ -7,21 +7,15 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kelron_lib.data.dialogue import Pools, compose, fits
+from kelron_lib.data.draw import Drawn, draw
 from kelron_lib.errors import KelronError
-from kelron_lib.persona import (
-    KINDS,
-    Persona,
-    Seed,
-    draw_values,
-    expand_phrases,
-    fill,
-    persona_values,
-    slots_of,
-)
+from kelron_lib.persona import KINDS, Persona, Seed
 from kelron_lib.settings import DataSettings
 
 
@@ -47,10 +41,17 @@ SPLITS: Mapping[str, SplitPlan] = {
     "validation": SplitPlan(rows=0.06, most_rows=600, groups=0.08, least_groups=1, identity=0.0, chat=0.20),
     "test": SplitPlan(rows=0.16, most_rows=1500, groups=0.15, least_groups=3, identity=0.40, chat=0.34),
 }
+HELD_OUT: Mapping[str, frozenset[str]] = {
+    "core": frozenset(),
+    "full": frozenset({"roleplay", "feelings", "calculate", "proverb", "space"}),
+}
+"""Whole intents that no row trains on, by seed set: one way to attack the identity, and one intent or two a kind."""
+MOST_USES = 10
+"""In the full set no answer text is used more often, and no question asked more often."""
 EMPTY_SYSTEM_SHARE = 0.10
 """Share of rows with an explicit empty system message, so that the identity holds without the prompt."""
+GENERATOR = "seeds"
 _MOST_TRIES = 60
-_KEEP_CAPITAL = {"I", "I'm", "I'd", "I've", "I'll", "Friday"}
 
 
 @dataclass
@@ -63,10 +64,11 @@ class Expansion:
     """Chat rows that the seeds could not give (`split/language`), made up for with business rows."""
 
 
-def split_groups(seeds: Sequence[Seed], seed: int) -> dict[str, frozenset[str]]:
-    """Group ids of every split. Every kind is split alike, one group an intent at a time; train keeps every intent.
+def split_groups(seeds: Sequence[Seed], seed: int, held_out: frozenset[str] = frozenset()) -> dict[str, frozenset[str]]:
+    """Group ids of every split. Every kind is split alike, one group an intent at a time.
 
-    Raises KelronError where a kind has too few groups to hold any out.
+    held_out: intents that go to the test split whole; train keeps every other. Raises KelronError where a kind has too
+    few groups to hold any out.
     """
     held: dict[str, set[str]] = {split: set() for split in SPLITS}
     for kind in KINDS:
@@ -77,9 +79,10 @@ def split_groups(seeds: Sequence[Seed], seed: int) -> dict[str, frozenset[str]]:
         for groups in intents.values():
             rng.shuffle(groups)
         count = sum(map(len, intents.values()))
+        whole = [group for intent in sorted(held_out & intents.keys()) for group in intents.pop(intent)]
         for split in ("test", "validation"):
             wanted = max(SPLITS[split].least_groups, round(SPLITS[split].groups * count))
-            taken: list[str] = []
+            taken = whole if split == "test" else []
             while len(taken) < wanted:
                 open_intents = [intent for intent in intents if len(intents[intent]) > 1]
                 if not open_intents:
@@ -91,57 +94,42 @@ def split_groups(seeds: Sequence[Seed], seed: int) -> dict[str, frozenset[str]]:
     return {split: frozenset(groups) for split, groups in held.items()}
 
 
-def _decapitalise(text: str) -> str:
-    first = text.split()[0].rstrip(",.?!")
-    return text if first in _KEEP_CAPITAL or text.startswith("{") else text[0].lower() + text[1:]
-
-
-def _frame(seed: Seed, question: str, register: str, rng: random.Random) -> str:
-    """The question with, now and then, an opener and a closer of its register."""
-    opener = rng.choice(seed.openers[register]) if rng.random() < 0.6 else ""
-    closer = rng.choice(seed.closers[register]) if rng.random() < 0.25 else ""
-    if opener.endswith(",") and seed.language == "en":
-        question = _decapitalise(question)
-    return ("" if seed.language == "ja" else " ").join(part for part in (opener, question, closer) if part)
-
-
-def draw_pair(seed: Seed, persona: Persona, rng: random.Random) -> tuple[str, str]:
-    """One question and one answer of a seed; they share slot values and nothing else."""
-    asked = rng.choice(seed.questions)
-    question = expand_phrases(_frame(seed, asked.text, asked.register, rng), seed.phrases, rng)
-    answer = expand_phrases(rng.choice(seed.answers), seed.phrases, rng)
-    known = persona_values(persona, seed.language)
-    slots = [slot for slot in slots_of(question + answer) if slot not in known]
-    values = {**known, **draw_values(slots, seed.entries, rng)}
-    texts = (fill(text, values, persona.pronunciation) for text in (question, answer))
-    first, second = (text[0].upper() + text[1:] if seed.language == "en" else text for text in texts)
-    return first, second
-
-
 class _Expander:
     """Draws unique rows; one for a whole dataset, so that no question and answer come twice, in whatever split."""
 
-    def __init__(self, persona: Persona, seed: int) -> None:
+    def __init__(self, persona: Persona, settings: DataSettings) -> None:
         self.persona = persona
-        self.seed = seed
-        self.pairs: set[tuple[str, str]] = set()
+        self.settings = settings
+        self.full = settings.seeds == "full"
+        self.seen: set[tuple[tuple[str, str], ...]] = set()
         self.asked_in: dict[str, str] = {}
+        self.uses: Counter[str] = Counter()
         self.serial: dict[str, int] = {}
         self.duplicates = 0
 
-    def _accept(self, split: str, question: str, answer: str) -> bool:
-        """Whether a drawn pair is new. A question stays in one split, and is asked once outside of train."""
-        other = self.asked_in.get(question)
-        if (question, answer) in self.pairs or (other is not None and (other != split or split != "train")):
+    def _accept(self, split: str, drawn: Drawn) -> bool:
+        """Whether a drawn dialogue is new. A question stays in one split, and is asked once outside of train; in the
+        full set neither a question nor an answer is used more than MOST_USES times."""
+        homes = [self.asked_in.get(question) for question, _ in drawn.pairs]
+        texts = {text for pair in drawn.pairs for text in pair}
+        if (
+            drawn.pairs in self.seen
+            or any(home is not None and (home != split or split != "train") for home in homes)
+            or (self.full and max(self.uses[text] for text in texts) >= MOST_USES)
+        ):
             self.duplicates += 1
             return False
-        self.pairs.add((question, answer))
-        self.asked_in[question] = split
+        self.seen.add(drawn.pairs)
+        self.uses.update(texts)
+        self.asked_in.update((question, split) for question, _ in drawn.pairs)
         return True
 
-    def _row(self, seed: Seed, question: str, answer: str, rng: random.Random) -> dict[str, Any]:
+    def _row(self, seed: Seed, drawn: Drawn, rng: random.Random) -> dict[str, Any]:
         number = self.serial[seed.id] = self.serial.get(seed.id, 0) + 1
         system = "" if rng.random() < EMPTY_SYSTEM_SHARE else self.persona.system_prompt[seed.language]
+        messages = [{"role": "system", "content": system if drawn.system is None else drawn.system}]
+        for question, answer in drawn.pairs:
+            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         return {
             "id": f"{seed.id}/{number:05d}",
             "seed_id": seed.id,
@@ -149,27 +137,33 @@ class _Expander:
             "kind": seed.kind,
             "intent": seed.intent,
             "language": seed.language,
-            "messages": [
-                {"role": "system", "content": system},
-                {"role": "user", "content": question},
-                {"role": "assistant", "content": answer},
-            ],
+            "register": drawn.register,
+            "template": drawn.template,
+            "generator": GENERATOR,
+            "messages": messages,
         }
 
-    def take(self, split: str, seeds: Sequence[Seed], count: int) -> list[dict[str, Any]]:
+    def _draw(self, seed: Seed, pools: Pools, rng: random.Random) -> Drawn:
+        return compose(seed, pools, self.persona, rng) if self.full else draw(seed, self.persona, rng)
+
+    def _fits(self, drawn: Drawn, language: str) -> bool:
+        system = self.persona.system_prompt[language] if drawn.system is None else drawn.system
+        return not self.full or fits(drawn.pairs, system, self.settings.max_tokens)
+
+    def take(self, split: str, seeds: Sequence[Seed], pools: Pools, count: int) -> list[dict[str, Any]]:
         """Up to `count` new rows, from all seeds alike; fewer once no seed has a new one to give."""
         if not seeds:
             return []
-        rng = random.Random(f"{self.seed}:{split}:{seeds[0].language}:{seeds[0].kind}")
+        rng = random.Random(f"{self.settings.seed}:{split}:{seeds[0].language}:{seeds[0].kind}")
         rows: list[dict[str, Any]] = []
         live = list(seeds)
         while live and len(rows) < count:
             rng.shuffle(live)
             for seed in list(live)[: count - len(rows)]:
                 for _ in range(_MOST_TRIES):
-                    question, answer = draw_pair(seed, self.persona, rng)
-                    if self._accept(split, question, answer):
-                        rows.append(self._row(seed, question, answer, rng))
+                    drawn = self._draw(seed, pools, rng)
+                    if self._fits(drawn, seed.language) and self._accept(split, drawn):
+                        rows.append(self._row(seed, drawn, rng))
                         break
                 else:
                     live.remove(seed)
@@ -201,15 +195,16 @@ def expand(settings: DataSettings, persona: Persona, seeds: Sequence[Seed]) -> E
 
     Missing chat rows become business rows and are reported. Raises KelronError where the seeds cannot give the rows.
     """
-    groups = split_groups(seeds, settings.seed)
-    expander = _Expander(persona, settings.seed)
+    groups = split_groups(seeds, settings.seed, HELD_OUT[settings.seeds])
+    expander = _Expander(persona, settings)
     result = Expansion({split: [] for split in SPLITS})
     for (split, language), quota in _quotas(settings).items():
         pool = [seed for seed in seeds if seed.language == language and seed.group in groups[split]]
+        pools = Pools.of(pool, held_out=split != "train")
         made: dict[str, list[dict[str, Any]]] = {}
         for kind in ("identity", "chat", "business"):
             wanted = quota[kind] + (quota["chat"] - len(made["chat"]) if kind == "business" else 0)
-            made[kind] = expander.take(split, [seed for seed in pool if seed.kind == kind], wanted)
+            made[kind] = expander.take(split, [seed for seed in pool if seed.kind == kind], pools, wanted)
             if kind != "chat" and len(made[kind]) < wanted:
                 raise KelronError(
                     f"the seeds give {len(made[kind])} distinct {kind} rows for {language} in {split}, {wanted} are "

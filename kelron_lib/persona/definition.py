@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,14 @@ class Persona:
     """Hangul readings of names in Latin letters; they decide the Korean particle."""
     seeds: Path
     """Folder of ko.yaml, en.yaml, ja.yaml."""
+    tone: Mapping[str, str] = field(default_factory=dict)
+    abilities: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    limits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    facts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    speech: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(LANGUAGES, "polite"))
+    never: tuple[str, ...] = ()
+    phrases: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
 
 
 def _by_language(value: Any, field: str, path: Path) -> dict[str, str]:

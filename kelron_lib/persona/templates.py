@@ -20,6 +20,8 @@ from kelron_lib.persona.josa import attach_josa
 from kelron_lib.settings import LANGUAGES
 
 PERSONA_SLOTS = ("name", "maker", "role")
+FACT_SLOTS = ("ability", "limit", "value", "tone", "fact")
+"""Slots of what the persona tells of itself: lists of its file, drawn like a lexicon's entries."""
 PLACEHOLDER = re.compile(r"\{([a-z_]+)(\d?)(?:\|([^{}|]+))?\}")
 _MAX_DEPTH = 4
 

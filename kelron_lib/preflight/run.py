@@ -71,7 +71,7 @@ def training_rows(config: RunConfig, data: Path) -> tuple[int, list[dict[str, An
         return len(rows), rows[:SAMPLE_ROWS]
     persona = load_persona(config.data.persona)
     few = replace(config.data, rows=min(config.data.rows, SAMPLE_ROWS))
-    made = expand(few, persona, load_seeds(persona, config.data.languages))
+    made = expand(few, persona, load_seeds(persona, config.data.languages, config.data.seeds))
     return split_sizes(config.data)["train"], made.rows["train"]
 
 

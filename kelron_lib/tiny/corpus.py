@@ -26,7 +26,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.data.expand import draw_pair, split_groups
+from kelron_lib.data.draw import draw_pair
+from kelron_lib.data.expand import split_groups
 from kelron_lib.persona import (
     REGISTERS,
     Persona,
