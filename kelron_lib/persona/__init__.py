@@ -1,8 +1,8 @@
 """Who the model is to be, and what people wrote for it to learn from.
 
 Files
-    <persona>.yaml      id; name, maker, role, system_prompt by language; spellings; pronunciation (Korean readings of
-                        Latin names); seeds (a folder beside the file; default: the packaged seeds).
+    <persona>.yaml      who: docs/persona.md describes every field. `kelron persona new` writes one.
+    defaults.yaml       what stands in for fields that a persona file leaves out.
     lexicon.yaml        language -> slot -> entries. Korean entries carry no particle.
     rivals.yaml         names that no training row may contain.
     seeds/<language>.yaml
@@ -28,8 +28,8 @@ an answer copies, it does not invent. Business and chat answers cannot name the 
 file, a further intent more entries; new keys are refused with the nearest known one, so a typo is never ignored.
 """
 
-from kelron_lib.persona.definition import Persona, load_persona
-from kelron_lib.persona.josa import attach_josa
+from kelron_lib.persona.definition import Persona, load_persona, persona_file, persona_names
+from kelron_lib.persona.josa import attach_josa, has_reading
 from kelron_lib.persona.rivals import Rival, find_rivals, rival_names
 from kelron_lib.persona.seed import KINDS, REGISTERS, Question, Seed, load_seeds
 from kelron_lib.persona.templates import (
@@ -53,9 +53,12 @@ __all__ = [
     "expand_phrases",
     "fill",
     "find_rivals",
+    "has_reading",
     "load_lexicon",
     "load_persona",
     "load_seeds",
+    "persona_file",
+    "persona_names",
     "persona_values",
     "rival_names",
     "slots_of",

@@ -21,8 +21,24 @@ _CLOSERS = "\"'”’」』)]》〉"
 _RIEUL = 8
 
 
-def _reading(text: str, pronunciation: Mapping[str, str]) -> str:
-    """A Hangul text that ends the way `text` is read aloud."""
+# Where the sound is not known: both forms, or the longer one where it is right after a vowel, too (Nabi이에요).
+_BOTH = {"과/와": "와(과)", "아/야": "아(야)"} | {
+    pair: pair.split("/")[0] for pair in ("이에요/예요", "이고/고", "이며/며", "이었/였")
+}
+
+
+def _both(pair: str) -> str:
+    """The particles of a pair, written for a noun whose sound is not known: 은(는), (으)로, (이)라고."""
+    first, second = pair.split("/")
+    if pair in _BOTH:
+        return _BOTH[pair]
+    if first.endswith(second):  # 으로/로: the first is the second with a syllable before it
+        return f"({first.removesuffix(second)}){second}"
+    return f"{first}({second})"
+
+
+def _reading(text: str, pronunciation: Mapping[str, str]) -> str | None:
+    """A Hangul text that ends the way `text` is read aloud; None where that is not known."""
     for written in sorted(pronunciation, key=len, reverse=True):
         if text.endswith(written):
             return pronunciation[written]
@@ -33,19 +49,27 @@ def _reading(text: str, pronunciation: Mapping[str, str]) -> str:
         return _DIGITS.get(last) or _SYMBOLS[last]
     if last.isascii() and last.isupper():
         return _LETTERS.get(last, "이")  # spelled out: every other letter's name ends in a vowel
-    raise KelronError(f"no Korean reading for {text!r}: add it to the persona's `pronunciation`")
+    return None
+
+
+def has_reading(text: str, pronunciation: Mapping[str, str] | None = None) -> bool:
+    """Whether the particles of `text` are known from its spelling or from `pronunciation`."""
+    return _reading(text.rstrip(_CLOSERS), pronunciation or {}) is not None
 
 
 def attach_josa(name: str, pair: str, pronunciation: Mapping[str, str] | None = None) -> str:
     """`name` with the particle of `pair` ("after a consonant/after a vowel") that its sound asks for.
 
-    pronunciation: Hangul readings of words in other scripts, by spelling ({"Kelron": "켈론"}).
-    Raises KelronError for an unknown pair and for a word whose reading is not known.
+    pronunciation: Hangul readings of words in other scripts, by spelling ({"Kelron": "켈론"}). A word whose reading is
+    not known gets a form that reads right either way: Nabi은(는), Nabi(으)로, Nabi이에요; `has_reading` tells.
+    Raises KelronError for an unknown pair.
     """
     if pair not in PAIRS:
         raise KelronError(f"unknown josa pair {pair!r}: use one of {' '.join(sorted(PAIRS))}")
     after_consonant, after_vowel = pair.split("/")
     reading = _reading(name.rstrip(_CLOSERS), pronunciation or {})
+    if reading is None:
+        return name + _both(pair)
     final = (ord(reading[-1]) - ord("가")) % 28
     if final == 0 or (final == _RIEUL and after_consonant.startswith("으로")):
         return name + after_vowel
