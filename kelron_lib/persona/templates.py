@@ -43,13 +43,18 @@ def slots_of(template: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(match[1] + match[2] for match in PLACEHOLDER.finditer(template)))
 
 
+def _one(texts: Sequence[str], rng: random.Random) -> str:
+    """One of the texts. A single one costs no draw, so that a persona may reword it and keep every other row."""
+    return texts[0] if len(texts) == 1 else rng.choice(texts)
+
+
 def expand_phrases(template: str, phrases: Mapping[str, Sequence[str]], rng: random.Random) -> str:
     """`template` with every placeholder that names a phrase list replaced by one of its phrases, nested ones too."""
     for _ in range(_MAX_DEPTH):
         if not any(match[1] in phrases for match in PLACEHOLDER.finditer(template)):
             return template
         template = PLACEHOLDER.sub(
-            lambda match: rng.choice(phrases[match[1]]) if match[1] in phrases else match[0], template
+            lambda match: _one(phrases[match[1]], rng) if match[1] in phrases else match[0], template
         )
     raise KelronError(f"phrases nest deeper than {_MAX_DEPTH} in {template!r}: does one contain itself?")
 
