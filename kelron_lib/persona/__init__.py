@@ -30,7 +30,8 @@ file, a further intent more entries; new keys are refused with the nearest known
 
 from kelron_lib.persona.definition import Persona, load_persona, persona_file, persona_names
 from kelron_lib.persona.josa import attach_josa, has_reading
-from kelron_lib.persona.rivals import Rival, find_rivals, rival_names
+from kelron_lib.persona.never import find_never
+from kelron_lib.persona.rivals import Rival, find_rivals, rival_names, rival_of
 from kelron_lib.persona.seed import KINDS, REGISTERS, Question, Seed, load_seeds
 from kelron_lib.persona.templates import (
     draw_values,
@@ -52,6 +53,7 @@ __all__ = [
     "draw_values",
     "expand_phrases",
     "fill",
+    "find_never",
     "find_rivals",
     "has_reading",
     "load_lexicon",
@@ -61,5 +63,6 @@ __all__ = [
     "persona_names",
     "persona_values",
     "rival_names",
+    "rival_of",
     "slots_of",
 ]

@@ -14,6 +14,7 @@ from kelron_lib.errors import KelronError
 from kelron_lib.persona.document import Document, read_document
 from kelron_lib.persona.files import PACKAGED, check_keys, read_yaml, text_list
 from kelron_lib.persona.josa import has_reading
+from kelron_lib.persona.rivals import rival_of
 from kelron_lib.settings import LANGUAGES
 
 SPEECH = ("polite", "casual")
@@ -197,6 +198,19 @@ def _never(document: Document) -> tuple[str, ...]:
     return tuple(word.strip() for word in text_list(document.data["never"], f"{document.at('never')}: never"))
 
 
+def _refuse_rivals(document: Document, names: Mapping[str, ByLanguage], spellings: tuple[str, ...]) -> None:
+    """Raise KelronError where a name of the persona or its maker is a rival's: no row may hold that."""
+    told: list[tuple[tuple[str, Any], str]]
+    told = [((key, language), text) for key, texts in names.items() for language, text in texts.items()]
+    told += [(("spellings", index), text) for index, text in enumerate(spellings)]
+    for keys, text in told:
+        if rival := rival_of(text):
+            raise KelronError(
+                f"{document.at(*keys)}: {keys[0]} {text!r} names {rival.name}, a rival (rivals.yaml): the data gate "
+                "refuses every row that says it; choose another name"
+            )
+
+
 def _silent_particles(texts: Mapping[str, Any], pronunciation: Mapping[str, str], path: Path) -> list[str]:
     """A note for each text whose Korean particle cannot be told from its spelling."""
     spoken = [(key, texts[key]["ko"]) for key in ("name", "maker", "role")]
@@ -231,9 +245,9 @@ def load_persona(name_or_path: str) -> Persona:
     """A packaged persona by name, or one from a YAML file.
 
     Raises KelronError, with file and line, for an unknown name (nearest match), a file that is missing, empty, binary
-    or broken, an unknown or missing field or language, an empty text, a list too short for the seeds, and a system
-    prompt that does not say the name. What is left out and has a default, and a name without Korean reading, is in
-    `notes`.
+    or broken, an unknown or missing field or language, an empty text, a list too short for the seeds, a system prompt
+    that does not say the name, and a rival as its name or its maker's. What is left out and has a default, and a name
+    without Korean reading, is in `notes`.
     """
     path = persona_file(name_or_path)
     return persona_from(read_document(path))
@@ -248,6 +262,7 @@ def persona_from(document: Document) -> Persona:
     texts = {key: _texts(document, key) for key in _TEXTS}
     extra = text_list(data["spellings"], f"{document.at('spellings')}: spellings") if data.get("spellings") else ()
     pronunciation = _pronunciation(document)
+    _refuse_rivals(document, {key: texts[key] for key in ("name", "maker")}, extra)
     for language in LANGUAGES:
         if texts["name"][language] not in texts["system_prompt"][language]:
             raise KelronError(

@@ -10,7 +10,8 @@ from kelron_lib.errors import KelronError
 PAIRS = frozenset({
     "은/는", "이/가", "을/를", "과/와", "으로/로", "으로서/로서", "으로써/로써", "이에요/예요",
     "이라고/라고", "이라는/라는", "이라/라", "이란/란", "이나/나", "이든/든", "이랑/랑", "이며/며",
-    "이고/고", "아/야", "이었/였",
+    "이고/고", "아/야", "이었/였", "이야/야", "이지/지", "이죠/죠", "이네/네", "이거든/거든", "이니까/니까",
+    "이라서/라서", "이라면/라면", "이잖아/잖아", "이랍니다/랍니다", "이래/래", "이야말로/야말로",
 })
 # fmt: on
 # Finals of the Sino-Korean digits; 0 also stands for 십, 백, 천 and 만, which all end in a consonant other than ㄹ.

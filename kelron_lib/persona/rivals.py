@@ -96,3 +96,11 @@ def find_rivals(text: str) -> tuple[tuple[Rival, str], ...]:
         if any(stem in squeezed for stem in stems) and (match := pattern.search(text)):
             found.append((rival, match.group()))
     return tuple(found)
+
+
+def rival_of(name: str) -> Rival | None:
+    """The rival that a name names or is, in whatever case: a name that differs from a rival's in case alone is one."""
+    if found := find_rivals(name):
+        return found[0][0]
+    squeezed = _squeeze(name)
+    return next((rival for rival, stems, _ in _patterns() if squeezed in stems), None)
