@@ -209,9 +209,9 @@ def _with_facts(seed: Seed, persona: Persona) -> Seed | None:
 
 
 # --- Files ------------------------------------------------------------------------------------------------
-def _load_file(path: Path, persona: Persona, language: str) -> list[Seed]:
+def _load_file(path: Path, persona: Persona, language: str, seed_set: str) -> list[Seed]:
     data = read_yaml(path)
-    check_keys(data, ("language", "seeds"), ("phrases", "openers", "closers"), str(path))
+    check_keys(data, ("language", "seeds"), ("phrases", "openers", "closers", "only_in_core"), str(path))
     if data["language"] != language:
         raise KelronError(f"{path}: language is {data['language']!r}, expected {language!r}")
     if not isinstance(data["seeds"], list) or not data["seeds"]:
@@ -231,9 +231,12 @@ def _load_file(path: Path, persona: Persona, language: str) -> list[Seed]:
         where = f"{path}: seed {entry.get('id', entry) if isinstance(entry, dict) else entry}"
         seed = _parse(entry, file, where)
         check_seed(seed, where)
-        if told := _with_facts(seed, persona):
-            seeds.append(told)
-    return seeds
+        seeds.append(seed)
+    core = text_list(data["only_in_core"], f"{path}: only_in_core") if data.get("only_in_core") else ()
+    if strange := set(core) - {seed.group for seed in seeds}:
+        raise KelronError(f"{path}: only_in_core names {min(strange)!r}, which is no seed of it")
+    wanted = [seed for seed in seeds if seed_set == "core" or seed.group not in core]
+    return [told for seed in wanted if (told := _with_facts(seed, persona))]
 
 
 def _files(persona: Persona, language: str, seed_set: str) -> list[Path]:
@@ -245,7 +248,7 @@ def _load_language(persona: Persona, language: str, seed_set: str) -> list[Seed]
     seeds: list[Seed] = []
     home: dict[str, Path] = {}
     for path in _files(persona, language, seed_set):
-        for seed in _load_file(path, persona, language):
+        for seed in _load_file(path, persona, language, seed_set):
             if seed.group in home:
                 raise KelronError(f"{path}: seed id {seed.group!r} is used twice (also in {home[seed.group]})")
             home[seed.group] = path
@@ -258,9 +261,9 @@ def load_seeds(
 ) -> list[Seed]:
     """The persona's seeds, language by language in file order, with the answers in its speech level.
 
-    seed_set: `core` for the files <language>.yaml alone, `full` for those of the folders <language>/ besides. Seeds
-    that have no identity answer in the persona's speech level, or that ask for facts the persona does not tell, are
-    left out; `kelron persona check` counts them.
+    seed_set: `core` for the files <language>.yaml alone, `full` for those of the folders <language>/ besides, without
+    the seeds that are `only_in_core`. Seeds that have no identity answer in the persona's speech level, or that ask
+    for facts the persona does not tell, are left out; `kelron persona check` counts them.
 
     Raises KelronError for a missing or broken file, unknown keys, slots or registers, an id used twice, an answer
     that uses what its questions do not give, and a group whose kind or intent differs between languages.
