@@ -50,7 +50,7 @@ class Asking:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it, with a digest of all that decides an answer."""
-        told = {
+        told: dict[str, Any] = {
             "config": to_dict(self.config),
             "prompts": list(self.prompts),
             "max_new_tokens": self.max_new_tokens,
