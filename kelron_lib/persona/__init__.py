@@ -34,6 +34,7 @@ from kelron_lib.persona.never import find_never
 from kelron_lib.persona.rivals import Rival, find_rivals, rival_names, rival_of
 from kelron_lib.persona.seed import KINDS, REGISTERS, Question, Seed, load_seeds
 from kelron_lib.persona.templates import (
+    PLACEHOLDER,
     draw_values,
     expand_phrases,
     fill,
@@ -44,6 +45,7 @@ from kelron_lib.persona.templates import (
 
 __all__ = [
     "KINDS",
+    "PLACEHOLDER",
     "REGISTERS",
     "Persona",
     "Question",

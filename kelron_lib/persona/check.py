@@ -35,8 +35,8 @@ def always_names(template: str, phrases: Mapping[str, Sequence[str]], depth: int
         if match[1] == "name":
             return True
         if match[1] in phrases and depth < _MOST_DEPTH:
-            texts = phrases[match[1]]
-            if texts and all(always_names(text, phrases, depth + 1) for text in texts):
+            texts = phrases[match[1]]  # one without texts takes its template with it
+            if all(always_names(text, phrases, depth + 1) for text in texts):
                 return True
     return False
 
