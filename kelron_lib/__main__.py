@@ -20,6 +20,7 @@ from kelron_lib.command import Parser, ended
 from kelron_lib.config import PRESETS, RunConfig, resolve, to_json
 from kelron_lib.errors import KelronError
 from kelron_lib.interrupt import Interrupted
+from kelron_lib.persona_verbs import add_persona_verbs
 from kelron_lib.settings import CHAT_LANGUAGE, LANGUAGES
 from kelron_lib.store_verbs import add_store_verbs
 
@@ -220,6 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument(
         "--language", choices=LANGUAGES, default=CHAT_LANGUAGE, help="system prompt's language (default: %(default)s)"
     )
+    add_persona_verbs(verbs)
     add_store_verbs(verbs)
     help_text = "train the tiny base model that ships with Kelron again"
     takes = "Takes hours on a CPU and minutes on a GPU (--device cuda)."

@@ -116,7 +116,8 @@ def _entries(value: Any, document: Document, key: str, language: str) -> tuple[s
 
 
 @functools.cache
-def _defaults() -> Mapping[str, Any]:
+def defaults() -> Mapping[str, Any]:
+    """What stands in for fields that a persona file leaves out, by field; facts by speech level besides."""
     return dict(read_yaml(PACKAGED / "defaults.yaml"))
 
 
@@ -145,7 +146,7 @@ def _traits(document: Document, speech: ByLanguage) -> tuple[dict[str, Any], lis
                 value = _languages(document, key)
                 found[key] = {language: _entries(value[language], document, key, language) for language in LANGUAGES}
             continue
-        given = _defaults()[key]
+        given = defaults()[key]
         by_level = {
             language: given[speech[language]][language] if key == "facts" else given[language] for language in LANGUAGES
         }

@@ -83,17 +83,22 @@ def _walk(node: Any, keys: tuple[Any, ...], lines: dict[tuple[Any, ...], int], p
 
 
 def read_document(path: Path) -> Document:
-    """The content of a YAML file with its lines.
-
-    Raises KelronError, with the line where there is one, for a file that is missing, empty, binary, not in UTF-8, no
-    YAML, or names a key twice.
-    """
+    """The content of a YAML file with its lines; raises as `parse_document` does, and for a file that is missing."""
     try:
-        text = _decoded(path, path.read_bytes())
+        return parse_document(path, path.read_bytes())
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise KelronError(f"no file at {path}") from None
     except OSError as error:
         raise KelronError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def parse_document(path: Path, content: bytes) -> Document:
+    """The document that the file `path` has with this content.
+
+    Raises KelronError, with the line where there is one, for content that is empty, binary, not in UTF-8, no YAML, or
+    names a key twice.
+    """
+    text = _decoded(path, content)
     lines: dict[tuple[Any, ...], int] = {}
     try:
         loader = _LOADER(text)
