@@ -25,7 +25,7 @@ _RIEUL = 8
 
 # Where the sound is not known: both forms, or the longer one where it is right after a vowel, too (Nabi이에요).
 _BOTH = {"과/와": "와(과)", "아/야": "아(야)"} | {
-    pair: pair.split("/")[0] for pair in ("이에요/예요", "이고/고", "이며/며", "이었/였")
+    pair: pair.split("/")[0] for pair in ("이에요/예요", "이고/고", "이며/며", "이었/였", "이어서/여서")
 }
 
 

@@ -104,6 +104,24 @@ def _phrase_names(document: Document, persona: Persona, known: Sequence[str]) ->
                 )
 
 
+def _ruled_out_in_seeds(document: Document, persona: Persona, seeds: Sequence[Seed]) -> Iterator[Finding]:
+    """One finding for each ruled-out word that the seeds' answers say."""
+    saying: dict[str, dict[str, str]] = {}
+    for seed in seeds:
+        for text in map(words_of, answer_texts(seed)):
+            for word in find_never(text, persona):
+                saying.setdefault(word.casefold(), {}).setdefault(seed.id, text)
+    for word, by_seed in saying.items():
+        first, text = next(iter(by_seed.items()))
+        more = f", and {len(by_seed) - 1} more" if len(by_seed) > 1 else ""
+        yield Finding(
+            document.at("never"),
+            ERROR,
+            f"`never` rules out {word!r}, which an answer of seed {first}{more} says ({text!r}): take the word off the "
+            "list, or give the persona seeds of its own",
+        )
+
+
 def text_findings(
     document: Document, persona: Persona, seeds: Sequence[Seed], phrases: Sequence[str]
 ) -> Iterator[Finding]:
@@ -115,13 +133,4 @@ def text_findings(
     yield from _contradictions(document, persona)
     yield from _pronunciations(document, persona)
     yield from _phrase_names(document, persona, phrases)
-    for seed in seeds:
-        for text in map(words_of, answer_texts(seed)):
-            if ruled_out := find_never(text, persona):
-                yield Finding(
-                    document.at("never"),
-                    ERROR,
-                    f"`never` rules out {ruled_out[0]!r}, which an answer of seed {seed.id} says ({text!r}): take the "
-                    "word off the list, or give the persona seeds of its own",
-                )
-                break
+    yield from _ruled_out_in_seeds(document, persona, seeds)
