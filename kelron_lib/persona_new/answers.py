@@ -36,14 +36,17 @@ class Asker:
         self.missing: list[str] = []
 
     def answer(self, question: str, suggestion: str, option: str, check: Callable[[str], str | None]) -> str:
-        """The answer to a question: what is typed, the suggestion for an empty line; asked again until it passes."""
+        """The answer to a question: what is typed, the suggestion for an empty line; asked again until it passes.
+
+        `option`: what is missing where nobody is there and nothing is suggested; empty where that may be.
+        """
         while self.ask is not None:
             typed = self.ask(f"{question}{f' [{suggestion}]' if suggestion else ''}: ").strip() or suggestion
             problem = check(typed) if typed else "write something"
             if problem is None:
                 return typed
             self.say(f"  {problem}")
-        if not suggestion:
+        if not suggestion and option:
             self.missing.append(option)
         return suggestion
 
@@ -157,21 +160,22 @@ def _ask_field(field: Field, answers: Answers, asker: Asker) -> None:
 def _ask_readings(answers: Answers, asker: Asker) -> None:
     """How Korean reads what it writes in other letters: that decides the particles."""
     readings = answers.setdefault("pronunciation", {})
-    name = answers["name"]
+    name, given = answers["name"], set(readings)
     if hangul_reading(name["en"]):
         spoken = name["ko"] if has_reading(name["ko"]) else hangul_reading(name["en"])
         readings.setdefault(name["en"], spoken)
     for key in ("name", "maker", "role"):
         text = answers[key]["ko"]
-        if text and (not has_reading(text, readings) or (key == "name" and text == name["en"])):
+        if text not in given and (not has_reading(text, readings) or text == name["en"]):
             suggestion = readings.get(text) or hangul_reading(text)
             spoken = asker.answer(
                 f"how Korean reads {text!r}, in Hangul",
                 suggestion,
-                "--pronunciation",
+                "",
                 lambda typed: None if has_reading(typed) and "가" <= typed[-1] <= "힣" else "write it in Hangul",
             )
-            readings[text] = spoken
+            if spoken:
+                readings[text] = spoken
 
 
 def gather(given: Answers, asker: Asker) -> Answers:
