@@ -96,7 +96,7 @@ def test_the_number_of_dialogues_is_that_of_the_words(tmp_path):
         (named(never=["tea"]), "en: tea guide", "error", "role for en says 'tea', which `never` rules out"),
         (named(never=["Certainly"]), "never:", "error", "`never` rules out 'certainly', which an answer of seed en/"),
         # phrases
-        (named(phrases={"ko": {"wrok": ["x"]}}), "wrok:", "error", "no seed file has a phrase 'wrok'"),
+        (named(phrases={"ko": {"wrok": ["x"]}}), "wrok:", "error", "no seed file of that language has a phrase 'wrok'"),
         # levels
         (
             named(facts={**KELRON["facts"], "ko": ["나는 AI야."]}),
@@ -168,6 +168,15 @@ def test_defaults_and_missing_readings_are_warnings(capsys, tmp_path):
     assert "warning: no abilities: Kelron's own stand in" in out
     assert "warning: no Korean reading for 'Nabiko'" in out
     assert "particles: Nabiko은(는) Nabiko이(가) Nabiko을(를) Nabiko와(과) Nabiko(으)로 Nabiko이에요" in out
+
+
+def test_the_data_verb_says_what_defaults_stand_in_for(capsys, tmp_path):
+    options = ("--set", f"data.persona={written(tmp_path, named())}", "--set", "data.rows=60")
+    assert main(["data", *options, "--out", str(tmp_path / "data")]) == 0
+    out = capsys.readouterr().out
+    assert "mine.yaml: no abilities: Kelron's own stand in (answering questions, " in out
+    assert main(["data", "--set", "data.rows=60", "--out", str(tmp_path / "own")]) == 0
+    assert "note:" not in capsys.readouterr().out
 
 
 def test_a_level_that_the_seeds_do_not_have_is_an_error(capsys, tmp_path):

@@ -1,13 +1,17 @@
 """What a persona file may say: every field, its defaults, and one clear line with its place for what is wrong."""
 
+import re
 import unicodedata
+from pathlib import Path
 
 import pytest
+import yaml
 from persona_files import KELRON, line_of, minimal, named, written
 
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import attach_josa, find_never, load_persona, load_seeds, persona_names
-from kelron_lib.persona.definition import LEAST
+from kelron_lib.persona.definition import KEYS, LEAST
+from kelron_lib.persona.files import PACKAGED
 from kelron_lib.persona.josa import PAIRS
 from kelron_lib.settings import LANGUAGES
 
@@ -66,6 +70,23 @@ def test_kelron_says_its_own_phrases_and_another_persona_its_abilities(tmp_path)
     assert own["en"]["work"][0] == "I help with schedules, emails and reports."
     texts = [text for lists in other.values() for texts in lists.values() for text in texts]
     assert not [text for text in texts if "업무" in text or "office" in text or "業務" in text]
+
+
+def test_the_page_on_persona_files_tells_every_field_and_every_phrase_as_it_is():
+    page = (Path(__file__).parent.parent / "docs" / "persona.md").read_text(encoding="utf-8")
+    fields = re.search(r"\| field \|.*?\n\n", page, re.DOTALL).group()
+    assert set(re.findall(r"^\| `(\w+)`", fields, re.MULTILINE)) == set(KEYS)
+    table = re.search(r"\| phrase \|.*?\n\n", page, re.DOTALL).group()
+    seeds = yaml.load((PACKAGED / "seeds" / "en.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)["phrases"]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", table, re.MULTILINE)
+    assert {name for name, _, _ in rows} == set(KELRON["phrases"]["en"])
+    for name, generic, own in rows:
+        texts = seeds[name] if isinstance(seeds[name], list) else seeds[name]["polite"]
+        assert texts[0] == generic.removesuffix(" ...")
+        assert KELRON["phrases"]["en"][name][0] == own.removesuffix(" ...")
+    example = yaml.safe_load(re.search(r"```yaml\n(.*?)```", page, re.DOTALL).group(1))
+    folimi = yaml.load((PACKAGED / "folimi.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    assert all(folimi[key] == value for key, value in example.items())
 
 
 # --- Bad input --------------------------------------------------------------------------------------------

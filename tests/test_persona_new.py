@@ -90,7 +90,7 @@ def test_a_file_of_answers_and_options_before_it(capsys, tmp_path):
         ((), "nobody is asked without a terminal, and there is no answer for --name-en, --maker-en: give these"),
         (("--name-en", "Claude", "--maker-en", "X"), "nothing written: name 'Claude' names Claude, a rival"),
         (("--name-en", "Mintelo", "--maker-en", "Google"), "nothing written: maker 'Google' names Google, a rival"),
-        (("--name-en", "Минтело", "--maker-en", "Lab"), "nothing written: name for en has 'М'"),
+        (("--name-en", "Минтело", "--maker-en", "Lab"), "has 'М' in 'Минтело': write it in"),
         ((*NAMED, "--speech", "polit"), "use polite or casual. Did you mean polite?"),
         ((*NAMED, "--pronunciation", "Mintelo"), "write it as NAME=READING"),
         ((*NAMED, "--ability-en", "one"), "has 1, seeds need 3 different ones"),

@@ -171,6 +171,8 @@ def build_dataset(
     that is going on.
     """
     persona = load_persona(config.data.persona)
+    for note in persona.notes:
+        say(f"note: {note}")
     seeds = load_seeds(persona, config.data.languages, config.data.seeds)
     expansion = expand(config.data, persona, seeds)
     report = check_splits(expansion.rows, persona, config.data.identity_share)

@@ -22,7 +22,10 @@ SPEECH = ("polite", "casual")
 LEAST: Mapping[str, int] = {"abilities": 3, "limits": 2, "values": 2, "facts": 1}
 """Entries that a list needs: seeds name so many different ones in one text."""
 _TEXTS = ("name", "maker", "role", "system_prompt")
+_NEEDED = ("id", *_TEXTS)
 _OPTIONAL = ("spellings", "pronunciation", "speech", "tone", *LEAST, "never", "phrases", "seeds")
+KEYS = (*_NEEDED, *_OPTIONAL)
+"""Every key of a persona file."""
 _OTHER_FILES = {"lexicon", "rivals", "defaults", "common_words"}
 _PHRASE_NAME = re.compile(r"[a-z_]+")
 ByLanguage = Mapping[str, str]
@@ -257,7 +260,7 @@ def load_persona(name_or_path: str) -> Persona:
 def persona_from(document: Document) -> Persona:
     """The persona of a document; raises as `load_persona` does."""
     path, data = document.path, document.data
-    check_keys(data, ("id", *_TEXTS), _OPTIONAL, document.at())
+    check_keys(data, _NEEDED, _OPTIONAL, document.at())
     if not isinstance(data["id"], str) or not data["id"].strip():
         raise KelronError(f"{document.at('id')}: id is empty: give the persona a short id")
     texts = {key: _texts(document, key) for key in _TEXTS}

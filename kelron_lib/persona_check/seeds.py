@@ -114,13 +114,13 @@ def supplies(persona: Persona) -> tuple[list[Supply], list[Seed]]:
     return found, seeds
 
 
-def phrase_names(persona: Persona) -> tuple[str, ...]:
-    """Names of the phrases of the persona's seed files."""
-    names: dict[str, None] = {}
-    for language in LANGUAGES:
+def phrase_names(persona: Persona) -> dict[str, tuple[str, ...]]:
+    """Names of the phrases of the persona's seed files, by language."""
+    names: dict[str, dict[str, None]] = {language: {} for language in LANGUAGES}
+    for language, found in names.items():
         for path in seed_files(persona, language, "full"):
-            names.update(dict.fromkeys(read_yaml(path).get("phrases") or {}))
-    return tuple(names)
+            found.update(dict.fromkeys(read_yaml(path).get("phrases") or {}))
+    return {language: tuple(found) for language, found in names.items()}
 
 
 def supply_lines(found: Sequence[Supply], persona: Persona) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from kelron_lib.characters import broken_letters, foreign_letters
 from kelron_lib.config import nearest
@@ -92,15 +92,15 @@ def _pronunciations(document: Document, persona: Persona) -> Iterator[Finding]:
             )
 
 
-def _phrase_names(document: Document, persona: Persona, known: Sequence[str]) -> Iterator[Finding]:
+def _phrase_names(document: Document, persona: Persona, known: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
     for language, lists in persona.phrases.items():
         for name in lists:
-            if name not in known:
+            if name not in known[language]:
                 yield Finding(
                     document.at("phrases", language, name),
                     ERROR,
-                    f"phrases.{language}: no seed file has a phrase {name!r}, so nothing would say it."
-                    f"{nearest(name, known)}",
+                    f"phrases.{language}: no seed file of that language has a phrase {name!r}, so nothing would say it."
+                    f"{nearest(name, known[language])}",
                 )
 
 
@@ -123,9 +123,9 @@ def _ruled_out_in_seeds(document: Document, persona: Persona, seeds: Sequence[Se
 
 
 def text_findings(
-    document: Document, persona: Persona, seeds: Sequence[Seed], phrases: Sequence[str]
+    document: Document, persona: Persona, seeds: Sequence[Seed], phrases: Mapping[str, Sequence[str]]
 ) -> Iterator[Finding]:
-    """What is wrong with the texts of the file; `phrases`: the names of the seed files' phrases."""
+    """What is wrong with the texts of the file; `phrases`: the names of the seed files' phrases, by language."""
     for own in own_texts(document, persona):
         yield from _characters(document, own)
         yield from _words(document, own, persona)
