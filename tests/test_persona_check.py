@@ -143,6 +143,16 @@ def test_findings_name_the_line(tmp_path, content, at, severity, words):
     assert found[0].startswith(f"{path}:{line_of(path, at)}: {severity}: ")
 
 
+@pytest.mark.parametrize(
+    ("maker", "words"),
+    [("Tea\u200bLab", "holds an invisible character (U+200B)"), ("Tea\nLab", "goes over two lines")],
+)
+def test_a_text_that_is_not_what_it_looks_like(tmp_path, maker, words):
+    path = written(tmp_path, named(maker={**named()["maker"], "en": maker}))
+    (found,) = [text for text in findings(path) if words in text]
+    assert ": error: maker" in found
+
+
 def test_an_ability_that_is_a_limit_too(tmp_path):
     limits = {**KELRON["limits"], "ko": ["실시간 검색", "일정 관리"]}
     path = written(tmp_path, named(abilities=KELRON["abilities"], limits=limits))

@@ -13,7 +13,9 @@ from kelron_lib.persona_check.findings import ERROR, WARNING, Finding, OwnText, 
 from kelron_lib.persona_check.seeds import answer_texts, words_of
 
 _SCRIPTS = {"ko": "Hangul or Latin letters", "en": "Latin letters", "ja": "kana, kanji or Latin letters"}
+_IN_A_SENTENCE = ("name", "maker", "role", "tone", "abilities", "limits", "values")
 _ARTICLE = re.compile(r"(?:a|an|the)\s", re.IGNORECASE)
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060\ufeff]")
 _ENDED = re.compile(r"[.!?。！？…]$")
 
 
@@ -25,6 +27,13 @@ def _characters(document: Document, own: OwnText) -> Iterator[Finding]:
             ERROR,
             f"{own.field} for {own.language} holds a broken character ({own.text[broken[0]]!r} in {own.text!r}): it "
             "was saved in another encoding once; type it again and save as UTF-8",
+        )
+    elif hidden := _INVISIBLE.search(own.text):
+        yield Finding(
+            where,
+            ERROR,
+            f"{own.field} for {own.language} holds an invisible character (U+{ord(hidden.group()):04X}), and would "
+            "never be found again: type it anew",
         )
     elif foreign := foreign_letters(own.text, own.language):
         yield Finding(
@@ -56,9 +65,13 @@ def _words(document: Document, own: OwnText, persona: Persona) -> Iterator[Findi
 def _form(document: Document, own: OwnText) -> Iterator[Finding]:
     """Noun phrases and sentences join what stands around them."""
     where = document.at(*own.keys)
+    if own.keys[0] in _IN_A_SENTENCE and "\n" in own.text:
+        yield Finding(
+            where, ERROR, f"{own.field} {own.text!r} goes over two lines, and stands inside a sentence: join them"
+        )
     if own.keys[0] == "facts" and not _ENDED.search(own.text):
         yield Finding(where, WARNING, f"fact {own.text!r} has no full stop: facts are whole sentences, write its end")
-    if own.keys[0] in ("role", "tone", "abilities", "limits", "values", "maker") and _ENDED.search(own.text):
+    if own.keys[0] in _IN_A_SENTENCE and own.keys[0] != "name" and _ENDED.search(own.text):
         yield Finding(
             where, WARNING, f"{own.field} {own.text!r} ends like a sentence: it stands inside one, leave the mark out"
         )
