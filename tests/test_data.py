@@ -13,7 +13,7 @@ import pytest
 
 from kelron_lib import data, demo
 from kelron_lib.config import apply_overrides, from_dict, load_preset
-from kelron_lib.data.expand import SPLITS
+from kelron_lib.data.splits import SPLITS
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import find_rivals, load_persona, load_seeds
 from kelron_lib.runtime import exclusive

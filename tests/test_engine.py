@@ -13,7 +13,8 @@ import yaml
 from kelron_lib.config import resolve
 from kelron_lib.data.dialogue import Pools, compose, estimated_tokens, fits
 from kelron_lib.data.draw import draw
-from kelron_lib.data.expand import HELD_OUT, MOST_USES, expand, split_groups
+from kelron_lib.data.expand import MOST_USES, expand
+from kelron_lib.data.splits import HELD_OUT, split_groups
 from kelron_lib.data.typed import SHARE, as_typed
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import find_rivals, load_persona, load_seeds

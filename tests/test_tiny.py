@@ -9,7 +9,7 @@ import pytest
 
 from kelron_lib import tiny
 from kelron_lib.config import load_preset
-from kelron_lib.data.expand import split_groups
+from kelron_lib.data.splits import split_groups
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import find_rivals, load_persona, load_seeds
 from kelron_lib.settings import LANGUAGES, DataSettings

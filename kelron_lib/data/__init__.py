@@ -5,10 +5,11 @@ dataset is a folder of train.jsonl, validation.jsonl, test.jsonl, quality.json, 
 """
 
 from kelron_lib.data.build import CONFIG_FILE, build_dataset, rows_differ
-from kelron_lib.data.expand import SPLITS, expand, split_groups, split_sizes
+from kelron_lib.data.expand import expand
 from kelron_lib.data.gate import check_rows, check_splits
 from kelron_lib.data.rows import fingerprint, load_dataset_dir, read_rows
 from kelron_lib.data.show import quality_summary, sample_text
+from kelron_lib.data.splits import SPLITS, split_groups, split_sizes
 
 __all__ = [
     "CONFIG_FILE",

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from kelron_lib.config import RunConfig, differing, to_dict, to_json
-from kelron_lib.data.expand import EMPTY_SYSTEM_SHARE, SPLITS, expand
+from kelron_lib.data.expand import EMPTY_SYSTEM_SHARE, expand
 from kelron_lib.data.gate import check_splits
+from kelron_lib.data.splits import SPLITS
 from kelron_lib.errors import KelronError
 from kelron_lib.files import cannot_write, write_whole
 from kelron_lib.persona import KINDS, Persona, load_persona, load_seeds

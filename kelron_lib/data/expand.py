@@ -5,47 +5,19 @@ All randomness comes from random.Random seeded with a text, which is the same on
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kelron_lib.data.dialogue import Pools, compose, fits
 from kelron_lib.data.draw import Drawn, draw
+from kelron_lib.data.splits import HELD_OUT, SPLITS, row_quotas, split_groups
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import KINDS, Persona, Seed
 from kelron_lib.settings import DataSettings
 
-
-@dataclass(frozen=True)
-class SplitPlan:
-    rows: float
-    """Share of all rows."""
-    most_rows: int
-    """No more rows than this over all languages: beyond, held-out groups would only repeat themselves."""
-    groups: float
-    """Share of the seed groups of a kind."""
-    least_groups: int
-    """At least this many groups of a kind."""
-    identity: float
-    """Identity rows over all rows, where the config does not ask for more."""
-    chat: float
-    """Chat rows over the rows that are not identity; the others are business rows."""
-
-
-# The test split holds more identity and chat than the training mix: a rate needs n, whatever the mix.
-SPLITS: Mapping[str, SplitPlan] = {
-    "train": SplitPlan(rows=0.78, most_rows=10**9, groups=0.77, least_groups=1, identity=0.0, chat=0.50),
-    "validation": SplitPlan(rows=0.06, most_rows=600, groups=0.08, least_groups=1, identity=0.0, chat=0.20),
-    "test": SplitPlan(rows=0.16, most_rows=1500, groups=0.15, least_groups=3, identity=0.40, chat=0.34),
-}
-HELD_OUT: Mapping[str, frozenset[str]] = {
-    "core": frozenset(),
-    "full": frozenset({"roleplay", "feelings", "calculate", "proverb", "space"}),
-}
-"""Whole intents that no row trains on, by seed set: one way to attack the identity, and one intent or two a kind."""
 MOST_USES = 10
 """In the full set no answer text is used more often, and no question asked more often."""
 EMPTY_SYSTEM_SHARE = 0.10
@@ -62,36 +34,6 @@ class Expansion:
     """Drawn rows that were dropped because the same question and answer were there already."""
     short: dict[str, int] = field(default_factory=dict)
     """Chat rows that the seeds could not give (`split/language`), made up for with business rows."""
-
-
-def split_groups(seeds: Sequence[Seed], seed: int, held_out: frozenset[str] = frozenset()) -> dict[str, frozenset[str]]:
-    """Group ids of every split. Every kind is split alike, one group an intent at a time.
-
-    held_out: intents that go to the test split whole; train keeps every other. Raises KelronError where a kind has too
-    few groups to hold any out.
-    """
-    held: dict[str, set[str]] = {split: set() for split in SPLITS}
-    for kind in KINDS:
-        rng = random.Random(f"{seed}:groups:{kind}")
-        intents: dict[str, list[str]] = {}
-        for group, intent in sorted({(s.group, s.intent) for s in seeds if s.kind == kind}):
-            intents.setdefault(intent, []).append(group)
-        for groups in intents.values():
-            rng.shuffle(groups)
-        count = sum(map(len, intents.values()))
-        whole = [group for intent in sorted(held_out & intents.keys()) for group in intents.pop(intent)]
-        for split in ("test", "validation"):
-            wanted = max(SPLITS[split].least_groups, round(SPLITS[split].groups * count))
-            taken = whole if split == "test" else []
-            while len(taken) < wanted:
-                open_intents = [intent for intent in intents if len(intents[intent]) > 1]
-                if not open_intents:
-                    raise KelronError(f"too few {kind} seeds for a {split} split: write more seeds for some intent")
-                rng.shuffle(open_intents)
-                taken += [intents[intent].pop() for intent in open_intents[: wanted - len(taken)]]
-            held[split].update(taken)
-        held["train"].update(group for groups in intents.values() for group in groups)
-    return {split: frozenset(groups) for split, groups in held.items()}
 
 
 class _Expander:
@@ -170,26 +112,6 @@ class _Expander:
         return rows
 
 
-def split_sizes(settings: DataSettings) -> dict[str, int]:
-    """Rows of every split, over all languages."""
-    sizes = {split: min(round(plan.rows * settings.rows), plan.most_rows) for split, plan in SPLITS.items()}
-    sizes["train"] = settings.rows - sizes["validation"] - sizes["test"]
-    return sizes
-
-
-def _quotas(settings: DataSettings) -> dict[tuple[str, str], dict[str, int]]:
-    """Rows of every kind by split and language; the identity share holds in each."""
-    quotas: dict[tuple[str, str], dict[str, int]] = {}
-    sizes = split_sizes(settings)
-    for split, plan in SPLITS.items():
-        for index, language in enumerate(settings.languages):
-            size = (sizes[split] + index) // len(settings.languages)
-            identity = math.ceil(max(settings.identity_share, plan.identity) * size - 1e-9)
-            chat = round(plan.chat * (size - identity))
-            quotas[split, language] = {"identity": identity, "business": size - identity - chat, "chat": chat}
-    return quotas
-
-
 def expand(settings: DataSettings, persona: Persona, seeds: Sequence[Seed]) -> Expansion:
     """`settings.rows` unique rows in three splits that share no seed group and no question.
 
@@ -198,7 +120,7 @@ def expand(settings: DataSettings, persona: Persona, seeds: Sequence[Seed]) -> E
     groups = split_groups(seeds, settings.seed, HELD_OUT[settings.seeds])
     expander = _Expander(persona, settings)
     result = Expansion({split: [] for split in SPLITS})
-    for (split, language), quota in _quotas(settings).items():
+    for (split, language), quota in row_quotas(settings).items():
         pool = [seed for seed in seeds if seed.language == language and seed.group in groups[split]]
         pools = Pools.of(pool, held_out=split != "train")
         made: dict[str, list[dict[str, Any]]] = {}

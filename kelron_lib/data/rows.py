@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.data.expand import SPLITS
+from kelron_lib.data.splits import SPLITS
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import KINDS
 from kelron_lib.settings import LANGUAGES

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from kelron_lib.data.draw import draw_pair
-from kelron_lib.data.expand import split_groups
+from kelron_lib.data.splits import split_groups
 from kelron_lib.persona import (
     REGISTERS,
     Persona,
