@@ -163,7 +163,7 @@ def test_typing_never_touches_a_slot_and_changes_what_its_register_allows(langua
 
 # --- Dialogues --------------------------------------------------------------------------------------------
 def test_dialogues_keep_one_register_and_mix_kinds_as_planned(persona):
-    seeds = [seed for seed in load_seeds(persona, ["en"], "full")]
+    seeds = load_seeds(persona, ["en"], "full")
     pools, rng = Pools.of(seeds, held_out=False), random.Random(2)
     name = next(seed for seed in seeds if seed.group == "name.who")
     drawn = [compose(name, pools, persona, rng) for _ in range(300)]
