@@ -88,10 +88,18 @@ def _has_level(entry: Any, level: str) -> bool:
     return all(level in answer if isinstance(answer, dict) else level == "polite" for answer in answers)
 
 
+def _entries(persona: Persona, language: str, seed_set: str) -> dict[str, Any]:
+    """The seeds of a set as their files have them, by id."""
+    found: dict[str, Any] = {}
+    for path in seed_files(persona, language, seed_set):
+        data = read_yaml(path)
+        left_out = data.get("only_in_core") or () if seed_set == "full" else ()
+        found.update({entry["id"]: entry for entry in data["seeds"] if entry["id"] not in left_out})
+    return found
+
+
 def _supply(persona: Persona, seeds: Sequence[Seed], seed_set: str, language: str) -> Supply:
-    entries = {
-        entry["id"]: entry for path in seed_files(persona, language, seed_set) for entry in read_yaml(path)["seeds"]
-    }
+    entries = _entries(persona, language, seed_set)
     own = [seed for seed in seeds if seed.language == language]
     other = [seed for seed in own if not _has_level(entries[seed.group], persona.speech[language])]
     return Supply(
