@@ -1,241 +1,343 @@
-"""The full set of seeds: speech levels, facts, turns, dialogues, questions as typed, splits of whole intents."""
+"""The fused step against PEFT's and transformers' own, on random 4-bit models in float32."""
 
-import hashlib
-import json
-import random
-from collections import Counter
-from dataclasses import replace
-from pathlib import Path
+import contextlib
 
 import pytest
-import yaml
+import torch
+from engine_models import KINDS, SHAPE, base, gradients, peft_model, relative, samples, twin, with_lora, worst
+from transformers import BitsAndBytesConfig
 
-from kelron_lib.config import resolve
-from kelron_lib.data.dialogue import Pools, compose, estimated_tokens, fits
-from kelron_lib.data.draw import draw
-from kelron_lib.data.expand import MOST_USES, expand
-from kelron_lib.data.splits import HELD_OUT, split_groups
-from kelron_lib.data.typed import SHARE, as_typed
+from kelron_lib.engine import lora as lora_module
+from kelron_lib.engine.layers import speed_up_layers
+from kelron_lib.engine.lora import fuse_lora
+from kelron_lib.engine.packing import pack, supervised_tokens
+from kelron_lib.engine.prepare import forward_loss, prepare, quantise_head
+from kelron_lib.engine.watch import watch_finite
 from kelron_lib.errors import KelronError
-from kelron_lib.persona import find_rivals, load_persona, load_seeds
-from kelron_lib.settings import LANGUAGES, DataSettings
-
-FULL = resolve("kelron-14b-t4x2", ["data.rows=2400"]).data
-DIALOGUE = {
-    "id": "pressure.repeat",
-    "kind": "identity",
-    "intent": "pressure",
-    "ask": {"polite": ["누구세요?"], "casual": ["너 누구야?"]},
-    "answer": {"polite": ["저는 {name}입니다."], "casual": ["난 {name|이야/야}."]},
-    "then": [
-        {"ask": {"polite": ["정말인가요?"]}, "answer": {"polite": ["네, {still}"], "casual": ["응, {still}"]}},
-    ],
-}
-PHRASES = {"still": {"polite": ["여전히 {name}입니다."], "casual": ["여전히 {name|이야/야}."]}}
 
 
-@pytest.fixture(scope="module")
-def persona():
-    return load_persona("kelron")
+def rows_of(made, per_row=3):
+    return [made[start : start + per_row] for start in range(0, len(made), per_row)]
 
 
-@pytest.fixture(scope="module")
-def expansion(persona):
-    return expand(FULL, persona, load_seeds(persona, LANGUAGES, "full"))
+def packed(made, per_row=3):
+    return pack(rows_of(made, per_row), row_tokens=per_row * 24, pad_id=0)
 
 
-def seeds_of(persona, folder: Path, *entries, seed_set="core", **shared):
-    content = {"language": "ko", "phrases": PHRASES, "seeds": list(entries), **shared}
-    (folder / "ko.yaml").write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
-    return load_seeds(replace(persona, seeds=folder), ["ko"], seed_set)
+def alone(model, sample):
+    """Summed loss of one sample by the library's own full-logits path."""
+    ids, labels = torch.tensor([sample["input_ids"]]), torch.tensor([sample["labels"]])
+    logits = model(input_ids=ids).logits[:, :-1].flatten(0, 1).float()
+    return torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), reduction="sum")
 
 
-# --- Seeds ------------------------------------------------------------------------------------------------
-def test_tiny_rows_are_the_ones_that_its_base_was_built_for(persona):
-    """The demo's targets were met with these very rows: another word in them asks for a new base."""
-    rows = expand(DataSettings(), persona, load_seeds(persona)).rows
-    digest = hashlib.sha256()
-    for split in ("train", "validation", "test"):
-        for row in rows[split]:
-            digest.update(json.dumps([row["id"], row["messages"]], ensure_ascii=False).encode())
-    assert digest.hexdigest() == "152e9c721208ba6bab9a6d6521de93b3eb8123c5999ad6ae8ca5b67def0be7f7"
+def reference_step(model, made):
+    """Loss and gradients of one step over separate, unpadded samples."""
+    count = sum(label != -100 for sample in made for label in sample["labels"][1:])
+    total = sum(alone(model, sample) for sample in made) / count
+    total.backward()
+    return total.item(), gradients(model), count
 
 
-def test_answers_have_the_personas_speech_level(persona, tmp_path):
-    (polite,) = seeds_of(persona, tmp_path, DIALOGUE)
-    assert draw(polite, persona, random.Random(1)).pairs[1][1] == "네, 여전히 켈론입니다."
-    casual = replace(persona, speech={**persona.speech, "ko": "casual"})
-    (friendly,) = seeds_of(casual, tmp_path, DIALOGUE)
-    assert draw(friendly, casual, random.Random(1)).pairs[1][1] == "응, 여전히 켈론이야."
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("where", ["self_attn.q_proj", "mlp.down_proj"])
+def test_fused_lora_is_pefts(dropout, where):
+    own = peft_model(dropout=dropout)
+    fused = twin(own)
+    assert fuse_lora(fused) == 14
+    found = []
+    for model in (own, fused):
+        layer = model.get_base_model().model.layers[1].get_submodule(where)
+        torch.manual_seed(5)
+        x = torch.randn(3, 7, layer.in_features, requires_grad=True)
+        output = layer(x)
+        (output * torch.randn(output.shape)).sum().backward()
+        found.append({"output": output.detach(), "x": x.grad, **gradients(model)})
+    assert worst(found[1], found[0]) < 1e-6
 
 
-def test_an_identity_seed_without_the_level_is_left_out_and_others_keep_their_answers(persona, tmp_path):
-    casual = replace(persona, speech={**persona.speech, "ko": "casual"})
-    polite_only = {**DIALOGUE, "answer": ["저는 {name}입니다."], "then": []}
-    work = {"id": "w", "kind": "business", "intent": "w", "ask": {"polite": ["{day}?"]}, "answer": ["{day}입니다."]}
-    found = seeds_of(casual, tmp_path, polite_only, work)
-    assert [seed.group for seed in found] == ["w"]
+def test_dropout_draws_the_same_random_numbers():
+    own = peft_model(dropout=0.3)
+    fused = twin(own)
+    fuse_lora(fused)
+    after = []
+    for model in (own, fused):
+        torch.manual_seed(5)
+        model.get_base_model().model.layers[0].mlp.up_proj(torch.randn(2, 5, 64))
+        after.append(torch.rand(4))
+    assert torch.equal(*after)
 
 
-def test_facts_that_the_persona_does_not_tell_take_their_templates_with_them(persona, tmp_path):
-    tells = {**DIALOGUE, "then": [], "answer": ["{name|은/는} {ability|과/와} {ability2|을/를} 돕습니다.", "{more}"]}
-    phrases = {"more": ["{name|은/는} {ability3|을/를} 돕습니다."]}
-    (both,) = seeds_of(replace(persona, abilities={"ko": ("가", "나", "다")}), tmp_path, tells, phrases=phrases)
-    assert len(both.answers) == 2
-    (one,) = seeds_of(replace(persona, abilities={"ko": ("가", "나")}), tmp_path, tells, phrases=phrases)
-    assert one.answers == (tells["answer"][0],)
-    assert seeds_of(replace(persona, abilities={}), tmp_path, tells, phrases=phrases) == []
+def test_generation_evaluation_and_a_switched_off_adapter_are_pefts():
+    own = peft_model(dropout=0.3)
+    fused = twin(own)
+    fuse_lora(fused)
+    ids = torch.randint(0, 160, (2, 9))
+    for mode in (lambda model: contextlib.nullcontext(), lambda model: model.disable_adapter()):
+        answers = []
+        for model in (own.eval(), fused.eval()):
+            with torch.no_grad(), mode(model):
+                answers.append(model(input_ids=ids).logits)
+        assert torch.equal(*answers)
+    with fused.disable_adapter():
+        assert not fused(input_ids=ids).logits.requires_grad
 
 
-def test_the_personas_phrases_stand_in_for_the_files(persona, tmp_path):
-    own = replace(persona, phrases={"ko": {"still": ("늘 {name}입니다.",)}})
-    (seed,) = seeds_of(own, tmp_path, DIALOGUE)
-    assert draw(seed, own, random.Random(1)).pairs[1][1] == "네, 늘 켈론입니다."
+def test_fusing_without_4bit_layers_is_refused():
+    with pytest.raises(KelronError, match="load it in 4 bits"):
+        fuse_lora(torch.nn.Linear(2, 2))
 
 
+def test_evaluation_does_not_stop_training_gradients():
+    model = prepare(peft_model())
+    made = samples()
+    before = forward_loss(model, packed(made))
+    before.backward()
+    expected = gradients(model)
+    model.zero_grad()
+    with torch.no_grad():
+        model.eval()(input_ids=torch.randint(0, 160, (2, 9)))
+    forward_loss(model.train(), packed(made)).backward()
+    assert worst(gradients(model), expected) == 0.0
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_packed_step_is_the_step_over_separate_samples(kind, checkpointing):
+    own = peft_model(kind)
+    ready = prepare(twin(own), checkpointing=checkpointing)
+    made = samples()
+    loss, expected, count = reference_step(own, made)
+    batch = packed(made)
+    assert supervised_tokens(batch) == count
+    found = forward_loss(ready, batch, count)
+    found.backward()
+    assert found.item() == pytest.approx(loss, rel=1e-6)
+    assert worst(gradients(ready), expected) < 1e-5
+
+
+def test_a_sample_is_the_same_whatever_shares_its_row():
+    ready = prepare(peft_model())
+    made = samples(3)
+    other = samples(3, seed=8)
+    hidden = []
+    for rest in (made[1:], other[1:]):
+        batch = pack([[made[0], *rest]], row_tokens=72, pad_id=0)
+        batch["labels"][0, len(made[0]["input_ids"]) :] = -100
+        hidden.append(forward_loss(ready, batch, 1.0).item())
+    assert hidden[0] == hidden[1]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_checkpointing_and_fusion_change_no_gradient(dropout):
+    made = packed(samples())
+    found = []
+    for fused, checkpointing in ((False, False), (False, True), (True, True), (True, False)):
+        model = prepare(peft_model(dropout=dropout), fused=fused, checkpointing=checkpointing)
+        torch.manual_seed(7)
+        forward_loss(model, made).backward()
+        found.append(gradients(model))
+    assert max(worst(other, found[0]) for other in found[1:]) < 1e-5
+
+
+def test_accumulated_passes_are_one_big_batch():
+    made = samples(12)
+    one, several = prepare(peft_model()), prepare(peft_model())
+    forward_loss(one, packed(made)).backward()
+    parts = [packed(made[:2]), packed(made[2:9]), packed(made[9:])]
+    count = sum(supervised_tokens(part) for part in parts)
+    losses = []
+    for part in parts:
+        loss = forward_loss(several, part, count)
+        loss.backward()
+        losses.append(loss.item())
+    assert sum(losses) == pytest.approx(forward_loss(one, packed(made)).item(), rel=1e-6)
+    assert worst(gradients(several), gradients(one)) < 1e-5
+
+
+def test_averaged_over_two_processes_is_one_big_batch():
+    made = samples(12)
+    one = prepare(peft_model())
+    forward_loss(one, packed(made)).backward()
+    shares = [packed(made[:5]), packed(made[5:])]
+    count = sum(supervised_tokens(share) for share in shares)
+    found = []
+    for share in shares:
+        model = prepare(peft_model())
+        forward_loss(model, share, count / 2).backward()
+        found.append(gradients(model))
+    mean = {name: (found[0][name] + found[1][name]) / 2 for name in found[0]}
+    assert worst(mean, gradients(one)) < 1e-5
+
+
+def test_faster_layers_alone_change_nothing():
+    lm = base("qwen3")
+    ids = torch.randint(0, 160, (2, 9))
+    with torch.no_grad():
+        expected = lm(input_ids=ids).logits
+        assert speed_up_layers(lm, blocks=False) == 9
+        assert relative(lm(input_ids=ids).logits, expected) < 1e-6
+
+
+def test_a_prepared_model_still_generates():
+    own = peft_model()
+    ready = prepare(twin(own))
+    ids = torch.randint(0, 160, (2, 6))
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    answers = []
+    for model in (own.eval(), ready.eval()):
+        with torch.no_grad():
+            answers.append(model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=5, do_sample=False))
+    assert torch.equal(*answers)
+
+
+def test_a_4bit_head_gives_nearly_the_same_loss_and_its_slices_the_same():
+    made = packed(samples())
+    model = peft_model()
+    kept = forward_loss(prepare(twin(model)), made).item()
+    small = prepare(model, head="nf4")
+    loss = forward_loss(small, made)
+    assert loss.item() == pytest.approx(kept, rel=0.05)
+    assert loss.item() != kept
+
+
+def test_tied_head_is_not_put_into_4_bits():
+    with pytest.raises(KelronError, match="shares the embedding"):
+        quantise_head(base(tie_word_embeddings=True))
+
+
+def test_packed_step_with_tied_weights():
+    own = peft_model(tie_word_embeddings=True)
+    ready = prepare(twin(own))
+    loss, expected, count = reference_step(own, samples())
+    found = forward_loss(ready, packed(samples()), count)
+    found.backward()
+    assert found.item() == pytest.approx(loss, rel=1e-6)
+    assert worst(gradients(ready), expected) < 1e-5
+
+
+def test_another_kind_of_model_is_refused():
+    with pytest.raises(KelronError, match="not built like Qwen2"):
+        prepare(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("setting", [{"embedding": "disk"}, {"head": "int8"}])
+def test_unknown_settings_are_refused(setting):
+    with pytest.raises(KelronError, match=r"not '(disk|int8)'"):
+        prepare(peft_model(), **setting)
+
+
+def test_a_sample_beyond_the_window_is_refused():
+    model = prepare(
+        with_lora(base(use_sliding_window=True, sliding_window=8, max_window_layers=0)),
+    )
+    with pytest.raises(KelronError, match="attention window of 8"):
+        forward_loss(model, packed(samples()))
+
+
+@pytest.mark.parametrize(("value", "word"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
+def test_watch_names_the_first_layer_that_breaks(value, word):
+    model = prepare(peft_model())
+    watch = watch_finite(model)
+    forward_loss(model, packed(samples())).backward()
+    largest = watch.check()
+    assert list(largest) == ["layer 0 (Qwen2DecoderLayer)", "layer 1 (Qwen2DecoderLayer)"]
+    assert all(0 < value < 1e4 for value in largest.values())
+    broken = model.get_base_model().model.layers[1].mlp.down_proj.lora_B["default"].weight
+    with torch.no_grad():
+        broken[0, 0] = value
+    forward_loss(model, packed(samples()))
+    with pytest.raises(KelronError, match=rf"layer 1 \(Qwen2DecoderLayer\) gave ({word}|NaN)"):
+        watch.check()
+    watch.close()
+
+
+def test_the_last_product_of_a_checkpointed_layer_is_not_made_again(monkeypatch):
+    counted = []
+    original = lora_module.dequantise
+    monkeypatch.setattr(lora_module, "dequantise", lambda *given: counted.append(1) or original(*given))
+    forward_loss(prepare(peft_model()), packed(samples())).backward()
+    forward, again = 2 * 7, 2 * 6
+    backward = 2 * 7 - 3  # nobody wants the gradient of the embeddings
+    assert len(counted) == forward + again + backward
+
+
+def moved(model, dtype, device):
+    """The model on `device`, everything but the adapter in `dtype`."""
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name and parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):
+            module.compute_dtype = dtype
+    return model.to(device)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("device", "attention"),
     [
-        ({"answer": {"polit": ["{name}."]}}, "unknown key 'polit'. Did you mean polite?"),
-        ({"answer": ["저는 AI입니다."], "then": []}, "may leave the name out"),
-        ({"system": ["{day}에는 이름이 없습니다."]}, "a system message uses {day}"),
-        ({"system": []}, "expected a list of texts"),
-        ({"then": [{"ask": {"polite": ["왜?"]}}]}, "turn 2: 'answer' is missing"),
-        ({"then": [{"ask": {"polite": ["왜?"]}, "answer": ["{day}."]}]}, "uses {day}, which some question lacks"),
+        ("cpu", "kelron_sdpa"),
+        pytest.param("cuda", "kelron_sdpa", marks=pytest.mark.gpu),
+        pytest.param("cuda", "sdpa", marks=pytest.mark.gpu),
     ],
 )
-def test_a_broken_dialogue_is_one_line(persona, tmp_path, changes, message):
-    with pytest.raises(KelronError) as error:
-        seeds_of(persona, tmp_path, {**DIALOGUE, **changes})
-    assert message in str(error.value)
+def test_packed_half_precision_agrees_with_separate_samples_in_float32(kind, device, attention):
+    made = samples(24)
+    loss, expected, count = reference_step(peft_model(kind), made)
+    model = prepare(moved(peft_model(kind), torch.float16, device), attention=attention)
+    found = forward_loss(model, packed(made), count)
+    (found * 1024).backward()
+    assert found.item() == pytest.approx(loss, rel=1e-3)
+    scaled = {name: gradient.cpu() / 1024 for name, gradient in gradients(model).items()}
+    assert worst(scaled, expected) < 1e-2
 
 
-def test_an_answer_may_copy_from_an_earlier_turn(persona, tmp_path):
-    later = {
-        "id": "b",
-        "kind": "business",
-        "intent": "b",
-        "ask": {"polite": ["{day}에 회의를 잡아 주세요."]},
-        "answer": ["네."],
-        "then": [{"ask": {"polite": ["언제였죠?"]}, "answer": ["{day}입니다."]}],
-    }
-    (seed,) = seeds_of(persona, tmp_path, later)
-    drawn = draw(seed, persona, random.Random(3))
-    assert drawn.pairs[0][0].startswith(drawn.pairs[1][1].removesuffix("입니다."))
+@pytest.mark.gpu
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_on_cuda_in_float32_fused_lora_is_pefts(dropout):
+    own = moved(peft_model(dropout=dropout), torch.float32, "cuda")
+    fused = twin(own)
+    fuse_lora(fused)
+    found = []
+    for model in (own, fused):
+        layer = model.get_base_model().model.layers[1].mlp.down_proj
+        torch.manual_seed(5)
+        x = torch.randn(3, 7, layer.in_features, device="cuda", requires_grad=True)
+        output = layer(x)
+        (output * torch.randn(output.shape, device="cuda")).sum().backward()
+        found.append({"output": output.detach(), "x": x.grad, **gradients(model)})
+    assert worst(found[1], found[0]) < 1e-5
 
 
-def test_an_id_of_the_core_cannot_come_again_in_the_folder(persona, tmp_path):
-    (tmp_path / "ko").mkdir()
-    again = {"language": "ko", "phrases": PHRASES, "seeds": [DIALOGUE]}
-    (tmp_path / "ko" / "more.yaml").write_text(yaml.safe_dump(again, allow_unicode=True), encoding="utf-8")
-    assert len(seeds_of(persona, tmp_path, DIALOGUE)) == 1
-    with pytest.raises(KelronError, match=r"more\.yaml: seed id 'pressure\.repeat' is used twice"):
-        seeds_of(persona, tmp_path, DIALOGUE, seed_set="full")
+@pytest.mark.gpu
+def test_on_cuda_a_prepared_model_generates_with_its_embedding_in_host_memory():
+    own = moved(peft_model(), torch.float16, "cuda").eval()
+    ready = prepare(twin(own)).eval()
+    assert ready.get_input_embeddings().weight.device.type == "cpu"
+    ids = torch.randint(0, 160, (2, 6), device="cuda")
+    answers = [model.generate(input_ids=ids, max_new_tokens=5, do_sample=False) for model in (own, ready)]
+    assert torch.equal(*answers)
 
 
-def test_seeds_only_for_the_core_are_left_out_of_the_full_set(persona, tmp_path):
-    other = {**DIALOGUE, "id": "other"}
-    assert len(seeds_of(persona, tmp_path, DIALOGUE, other, only_in_core=["other"])) == 2
-    kept = seeds_of(persona, tmp_path, DIALOGUE, other, only_in_core=["other"], seed_set="full")
-    assert [seed.group for seed in kept] == ["pressure.repeat"]
-    with pytest.raises(KelronError, match="only_in_core names 'othr'"):
-        seeds_of(persona, tmp_path, DIALOGUE, only_in_core=["othr"])
-
-
-# --- Questions as typed -----------------------------------------------------------------------------------
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_typing_never_touches_a_slot_and_changes_what_its_register_allows(language):
-    templates = {
-        "ko": "{person|은/는} 어떻게 {day}에 회의를 알려 줘?",
-        "en": "Please tell me what's on {day} for {person}, about the meeting?",
-        "ja": "{person}は、{day}に教えてください。",
-    }
-    rng = random.Random(1)
-    for register, share in SHARE.items():
-        typed = [as_typed(templates[language], language, register, rng) for _ in range(400)]
-        slots = "{person|은/는}" if language == "ko" else "{person}"
-        assert all(slots in text and "{day}" in text for text in typed)
-        changed = sum(text != templates[language] for text in typed) / len(typed)
-        assert 0 < changed <= share + 0.08, register
-        if register != "casual":
-            assert not any(mark in text for text in typed for mark in ("ㅋㅋ", " lol", "笑"))
-
-
-# --- Dialogues --------------------------------------------------------------------------------------------
-def test_dialogues_keep_one_register_and_mix_kinds_as_planned(persona):
-    seeds = load_seeds(persona, ["en"], "full")
-    pools, rng = Pools.of(seeds, held_out=False), random.Random(2)
-    name = next(seed for seed in seeds if seed.group == "name.who")
-    drawn = [compose(name, pools, persona, rng) for _ in range(300)]
-    turns = Counter(len(one.pairs) for one in drawn)
-    assert turns[1] > turns[2] > turns[3] > 0
-    last = ["Kelron" in one.pairs[-1][1] for one in drawn if len(one.pairs) > 1]
-    assert any(last)
-    assert not all(last)
-    held = Pools.of(seeds, held_out=True)
-    assert all("Kelron" in compose(name, held, persona, rng).pairs[-1][1] for _ in range(100))
-
-
-def test_a_row_surely_fits_the_token_budget(expansion):
-    for rows in expansion.rows.values():
-        for row in rows:
-            pairs = [(m["content"], "") for m in row["messages"][1:]]
-            assert fits(pairs, row["messages"][0]["content"], FULL.max_tokens + 5 * len(row["messages"]))
-
-
-def test_the_estimate_is_above_what_a_tokenizer_makes():
-    from transformers import AutoTokenizer
-
-    from kelron_lib.tiny import base_path
-
-    tokenizer = AutoTokenizer.from_pretrained(base_path())
-    for text in (
-        "저는 켈론 팀이 만든 업무 지원 AI 켈론입니다.",
-        "I am Kelron, a business assistant.",
-        "私はケルロンです。",
-    ):
-        assert estimated_tokens(text) > len(tokenizer(text)["input_ids"])
-
-
-# --- Rows -------------------------------------------------------------------------------------------------
-def test_rows_say_where_they_come_from(expansion):
-    for rows in expansion.rows.values():
-        for row in rows:
-            assert row["register"] in ("formal", "polite", "casual")
-            assert row["generator"] == "seeds"
-            assert "q" in row["template"]
-            assert row["seed_id"] == f"{row['language']}/{row['group']}"
-
-
-def test_no_text_is_used_too_often(expansion):
-    uses = Counter(m["content"] for rows in expansion.rows.values() for row in rows for m in row["messages"][1:])
-    assert uses.most_common(1)[0][1] <= MOST_USES
-
-
-def test_whole_intents_are_held_out(expansion):
-    trained = {row["intent"] for row in expansion.rows["train"]}
-    assert not HELD_OUT["full"] & trained
-    tested = {row["intent"] for row in expansion.rows["test"]}
-    assert HELD_OUT["full"] & tested
-
-
-def test_no_group_of_any_turn_is_in_two_splits(persona, expansion):
-    groups = split_groups(load_seeds(persona, LANGUAGES, "full"), FULL.seed, HELD_OUT["full"])
-    for split, rows in expansion.rows.items():
-        for row in rows:
-            assert row["group"] in groups[split]
-            for part in row["template"].split(" + "):
-                if " " in part:
-                    assert part.split()[0] in groups[split]
-
-
-def test_no_rival_is_named_anywhere(expansion):
-    texts = {m["content"] for rows in expansion.rows.values() for row in rows for m in row["messages"]}
-    assert [text for text in texts if find_rivals(text)] == []
-
-
-def test_the_same_seed_gives_the_same_rows(persona, expansion):
-    again = expand(FULL, persona, load_seeds(persona, LANGUAGES, "full"))
-    assert again.rows == expansion.rows
-    other = expand(replace(FULL, seed=2), persona, load_seeds(persona, LANGUAGES, "full"))
-    assert other.rows != expansion.rows
+def test_a_checkpoint_saved_in_4_bits_is_loaded_and_trained(tmp_path):
+    torch.manual_seed(0)
+    configuration, model, _ = KINDS["qwen2"]
+    model(configuration(**SHAPE)).save_pretrained(tmp_path / "whole")
+    quantisation = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="float32"
+    )
+    first = model.from_pretrained(tmp_path / "whole", quantization_config=quantisation, dtype=torch.float32)
+    first.save_pretrained(tmp_path / "small")
+    second = model.from_pretrained(tmp_path / "small", dtype=torch.float32)
+    assert hasattr(second.model.layers[0].mlp.up_proj.weight, "quant_state")
+    losses, found = [], []
+    for base_model in (first, second):
+        ready = prepare(with_lora(base_model))
+        loss = forward_loss(ready, packed(samples()))
+        loss.backward()
+        losses.append(loss.item())
+        found.append(gradients(ready))
+    assert losses[0] == losses[1]
+    assert worst(found[1], found[0]) == 0.0
