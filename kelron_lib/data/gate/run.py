@@ -1,177 +1,181 @@
-"""The quality gate: what a row must never be, checked before anything is written."""
+"""The gate itself: one pass over the rows, then what compares them, then the verdict."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kelron_lib.characters import broken_chars, wrong_script
-from kelron_lib.data.rows import SPECIAL_TOKEN
-from kelron_lib.persona import Persona, find_rivals
-
-Row = Mapping[str, Any]
-_PLACEHOLDER = re.compile(r"[{}]")
-_LINE_ENDS = frozenset("\r\f")
-"""In an answer they are harmless; rows have line feeds alone."""
-_MOST_ANSWER_SHARE = 0.05
-_NAMED = 10
-
-
-def _texts(row: Row, role: str | None = None) -> list[str]:
-    return [m["content"] for m in row["messages"] if role is None or m["role"] == role]
+from kelron_lib.data.gate.checks import ERROR, Finding, Tally, finding, row_checks
+from kelron_lib.data.gate.counts import Counts
+from kelron_lib.data.gate.kind import Names
+from kelron_lib.data.gate.sample import Sample
+from kelron_lib.data.gate.splits import Leaks, held_out_similarity
+from kelron_lib.data.gate.tokens import Tokens
+from kelron_lib.data.gate.variety import measure
+from kelron_lib.data.gate.view import Row, View
+from kelron_lib.persona import Persona
+from kelron_lib.settings import LANGUAGES
 
 
-def _is_broken(row: Row) -> bool:
-    characters = set().union(*_texts(row))  # each is judged alone, so once is enough
-    return not characters.isdisjoint(_LINE_ENDS) or broken_chars("".join(characters))
+class Gate:
+    """Takes rows one at a time and gives the report on them.
 
+    own: the rows are Kelron's own and all have to be right. Otherwise they are a file of others', where a rival in a
+    prompt is a warning, and faults of single rows are errors only from `checks.FOREIGN_SHARE` of the rows on.
+    identity_share: least share of identity rows in every language, and in every language of every split.
+    tokenizer, max_tokens: with both, every row is rendered and masked as training does it.
+    """
 
-def _is_foreign(row: Row) -> bool:
-    return any(wrong_script(text, row["language"]) for text in _texts(row, "assistant"))
+    def __init__(
+        self,
+        persona: Persona,
+        identity_share: float = 0.30,
+        *,
+        own: bool = True,
+        tokenizer: Any = None,
+        max_tokens: int | None = None,
+        seed: int = 1,
+    ) -> None:
+        self.persona = persona
+        self.identity_share = identity_share
+        self.counts = Counts()
+        self.sample = Sample(seed=seed)
+        self._names = Names(persona)
+        self._tally = Tally(row_checks(persona, own=own), own=own)
+        self._leaks = Leaks()
+        self._tokens = Tokens(tokenizer, max_tokens) if tokenizer is not None and max_tokens is not None else None
+        self._rivals = {"rival_rows": 0, "rival_targets": 0}
+        self._without = dict.fromkeys(("seed_id", "group", "kind", "language"), 0)
 
+    def add(self, row: Row, split: str = "") -> None:
+        """One row: {"messages": [...]} is enough, other fields may be missing or empty. `split`: where it belongs."""
+        view = View(row, self.persona, self._names, self.counts.rows + 1)
+        self.counts.add(view, split)
+        self.sample.add(view, split)
+        self._tally.add(view)
+        if split:
+            self._leaks.add(view, split)
+        if self._tokens is not None:
+            self._tokens.add(view)
+        self._rivals["rival_targets"] += bool(view.rivals_said)
+        self._rivals["rival_rows"] += bool(view.rivals_said or view.rivals_asked)
+        self._without["language"] += view.language not in LANGUAGES
+        for field in ("seed_id", "group", "kind"):
+            self._without[field] += not row.get(field)
 
-def _names_persona(row: Row, persona: Persona) -> bool:
-    return any(spelling in text for text in _texts(row, "assistant") for spelling in persona.spellings)
+    def report(self, splits: Iterable[str] = ()) -> dict[str, Any]:
+        """The report on the rows so far, as quality.json holds it; with `splits`, of each of them and between them."""
+        splits = list(splits)
+        kept = list(self.sample)
+        measured, poor = measure(kept)
+        between, alike = held_out_similarity(kept) if splits else ({}, [])
+        findings = [
+            *self._tally.findings(self.counts.rows),
+            *self.counts.findings(self.sample),
+            *poor,
+            *(self._tokens.findings() if self._tokens else []),
+            *self._share_findings(None),
+        ]
+        for split in splits:
+            findings += self._share_findings(split)
+        if splits:
+            findings += [*self._business_findings(), *self._leaks.findings(), *alike]
+        return {
+            "verdict": _verdict(findings),
+            **self._numbers(measured),
+            "findings": findings,
+            **({"by_split": {split: self._counted(split) for split in splits}, "splits": between} if splits else {}),
+            "by_intent": measured["by_intent"],
+            "distinct": measured["distinct"],
+            "lengths": self.counts.lengths(),
+            **({"seeds_used": used} if (used := self.counts.seeds_used()) else {}),
+            **({"tokens": self._tokens.measured()} if self._tokens else {}),
+            "sampled": None if self.sample.whole else {"rows": len(self.sample), "of": self.sample.seen},
+            "not_checked": self._not_checked(splits),
+        }
 
+    def _numbers(self, measured: Mapping[str, Any]) -> dict[str, Any]:
+        counts = self.counts
+        by_language = {}
+        for language in counts.languages():
+            entry = {**counts.count_kinds(None, language), "identity_share": round(counts.share(None, language), 4)}
+            entry["effective_rows"] = measured["effective_by_language"].get(language, 0)
+            by_language[language or "unknown"] = entry
+        return {
+            "rows": counts.rows,
+            "unique_rows": counts.different,
+            "unique_questions": len(counts.questions),
+            "unique_answers": len(counts.answers),
+            "max_answer_reuse": max(counts.answers.values(), default=0),
+            "max_question_reuse": max(counts.questions.values(), default=0),
+            "effective_rows": measured["effective_rows"],
+            "near_duplicate_share": measured["near_duplicate_share"],
+            "identity_share": round(counts.share(), 4),
+            **self._rivals,
+            "by_language": by_language,
+        }
 
-def _row_checks(persona: Persona) -> tuple[tuple[str, str, Callable[[Row], bool]], ...]:
-    """Checks of single rows: name, fix, and whether a row fails."""
-    return (
-        ("rival_name", "take the other assistant's or maker's name out; say 'another AI'",
-         lambda row: any(find_rivals(text) for text in _texts(row))),
-        ("special_token", "remove the chat template's tokens from the text",
-         lambda row: any(SPECIAL_TOKEN.search(text) for text in _texts(row))),
-        ("placeholder", "give the slot a value; braces are for templates only",
-         lambda row: any(_PLACEHOLDER.search(text) for text in _texts(row))),
-        ("broken_character", "save the source as UTF-8 and write the text again",
-         _is_broken),
-        ("wrong_script", "answer in the row's language alone",
-         _is_foreign),
-        ("identity_without_name", "assert the persona's name in every identity answer",
-         lambda row: row["kind"] == "identity" and not _names_persona(row, persona)),
-        ("name_in_unrelated", "leave the persona's name out of business and chat answers",
-         lambda row: row["kind"] != "identity" and _names_persona(row, persona)),
-    )  # fmt: skip
+    def _counted(self, split: str) -> dict[str, Any]:
+        def counted(language: str | None) -> dict[str, Any]:
+            kinds = self.counts.count_kinds(split, language)
+            return {**kinds, "identity_share": round(self.counts.share(split, language), 4)}
 
+        languages = {language or "unknown": counted(language) for language in self.counts.languages(split)}
+        return {**counted(None), "by_language": languages}
 
-def _finding(check: str, rows: Sequence[str], fix: str, severity: str = "error") -> dict[str, Any]:
-    return {"check": check, "severity": severity, "count": len(rows), "rows": list(rows[:_NAMED]), "fix": fix}
+    def _share_findings(self, split: str | None) -> list[Finding]:
+        found = []
+        for language in self.counts.languages(split):
+            share, where = self.counts.share(split, language), f"{split}/{language}" if split else language
+            if share < self.identity_share:
+                fix = f"identity is {share:.1%} of {where}, at least {self.identity_share:.0%} is asked for"
+                found.append(finding("identity_share", [where], fix))
+        return found
 
+    def _business_findings(self) -> list[Finding]:
+        """The evaluation compares losses on business rows: told here, it costs no training."""
+        if self.counts.count_kinds("test").get("business"):
+            return []
+        fix = "the evaluation needs some in test: lower data.identity_share, raise data.rows or write business seeds"
+        return [finding("no_business_rows", ["test/"], fix)]
 
-def _identity_share(rows: Sequence[Row]) -> float:
-    return sum(row["kind"] == "identity" for row in rows) / len(rows) if rows else 0.0
-
-
-def _by_language(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row["language"], []).append(row)
-    return dict(sorted(found.items()))
-
-
-def _share_findings(rows: Sequence[Row], least: float, where: str) -> list[dict[str, Any]]:
-    return [
-        _finding("identity_share", [f"{where}{language}"],
-                 f"identity is {_identity_share(part):.1%} of {where}{language}, at least {least:.0%} is asked for")
-        for language, part in _by_language(rows).items()
-        if _identity_share(part) < least
-    ]  # fmt: skip
-
-
-def _duplicates(rows: Sequence[Row]) -> list[str]:
-    """Ids of rows whose question and answer an earlier row has, whatever their system messages."""
-    seen: set[tuple[str, ...]] = set()
-    again = []
-    for row in rows:
-        key = tuple(message["content"] for message in row["messages"] if message["role"] != "system")
-        if key in seen:
-            again.append(row["id"])
-        seen.add(key)
-    return again
+    def _not_checked(self, splits: list[str]) -> list[dict[str, str]]:
+        """What could not be checked, and why."""
+        rows, missing = self.counts.rows, self._without
+        reasons = [
+            ("end tokens, label mask, length in tokens", "no tokenizer was given", self._tokens is None),
+            ("rows per seed", f"{missing['seed_id']:,} rows name no seed", missing["seed_id"] > 0),
+            ("leaks between splits", "there is one file, without splits", not splits),
+            ("groups in two splits", f"{missing['group']:,} rows name no group", bool(splits) and missing["group"] > 0),
+            ("the name in unrelated answers", f"{missing['kind']:,} rows name no kind: it was found by what they say",
+             missing["kind"] > 0),
+            ("scripts and language", f"{missing['language']:,} rows are in none of {', '.join(LANGUAGES)}",
+             missing["language"] > 0),
+        ]  # fmt: skip
+        return [{"what": what, "why": why} for what, why, applies in reasons if rows and applies]
 
 
 def _verdict(findings: Iterable[Mapping[str, Any]]) -> str:
-    return "fail" if any(finding["severity"] == "error" for finding in findings) else "pass"
+    severities = {finding["severity"] for finding in findings}
+    return "fail" if ERROR in severities else "warn" if severities else "pass"
 
 
-def check_rows(rows: Sequence[Row], persona: Persona, identity_share: float = 0.30) -> dict[str, Any]:
-    """The gate's report on rows of any origin: verdict, counts, and findings {check, severity, count, rows, fix}.
-
-    identity_share: least share of identity rows in every language. `rows` of a finding names the first ten.
-    """
-    findings = []
-    for check, fix, fails in _row_checks(persona):
-        if failing := [row["id"] for row in rows if fails(row)]:
-            findings.append(_finding(check, failing, fix))
-    again = _duplicates(rows)
-    if again:
-        findings.append(_finding("duplicate", again, "remove rows that repeat a question and its answer"))
-    if not rows:
-        findings.append(_finding("no_rows", [], "give at least one row"))
-    findings += _share_findings(rows, identity_share, "")
-    reuse = Counter(text for row in rows for text in _texts(row, "assistant"))
-    answer, most = reuse.most_common(1)[0] if reuse else ("", 0)
-    if most > 1 and most > _MOST_ANSWER_SHARE * len(rows):
-        named = [row["id"] for row in rows if answer in _texts(row, "assistant")]
-        findings.append(_finding("answer_reuse", named, "vary the answer: one text is over 5 % of rows", "warning"))
-    return {
-        "verdict": _verdict(findings),
-        "rows": len(rows),
-        "unique_rows": len(rows) - len(again),
-        "unique_questions": len({(row["language"], text) for row in rows for text in _texts(row, "user")}),
-        "unique_answers": len(reuse),
-        "max_answer_reuse": most,
-        "identity_share": round(_identity_share(rows), 4),
-        "rival_rows": sum(finding["count"] for finding in findings if finding["check"] == "rival_name"),
-        "by_language": {language: _count_kinds(part) for language, part in _by_language(rows).items()},
-        "findings": findings,
-    }
+def check_rows(rows: Iterable[Row], persona: Persona, identity_share: float = 0.30, **options: Any) -> dict[str, Any]:
+    """The gate's report on rows of any origin, read once: verdict (pass, warn, fail), counts, measures, and findings
+    {check, severity, count, rows (the first ten), fix, example}. `options`: as `Gate` takes them."""
+    gate = Gate(persona, identity_share, **options)
+    for row in rows:
+        gate.add(row)
+    return gate.report()
 
 
-def _count_kinds(rows: Sequence[Row]) -> dict[str, Any]:
-    kinds = Counter(row["kind"] for row in rows)
-    return {"rows": len(rows), **dict(sorted(kinds.items())), "identity_share": round(_identity_share(rows), 4)}
-
-
-def _leaks(splits: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
-    """Findings for seed groups and questions that stand in two splits."""
-    home: dict[tuple[str, ...], str] = {}
-    leaking: dict[str, list[str]] = {"group_in_two_splits": [], "question_in_two_splits": []}
+def check_splits(
+    splits: Mapping[str, Iterable[Row]], persona: Persona, identity_share: float = 0.30, **options: Any
+) -> dict[str, Any]:
+    """`check_rows` over all splits, and besides: the share in every split and language, business rows in the test
+    split, and leaks and likeness between splits."""
+    gate = Gate(persona, identity_share, **options)
     for split, rows in splits.items():
         for row in rows:
-            if home.setdefault(("group", row["group"]), split) != split:
-                leaking["group_in_two_splits"].append(row["id"])
-            for text in _texts(row, "user")[:1]:
-                if home.setdefault(("question", row["language"], text), split) != split:
-                    leaking["question_in_two_splits"].append(row["id"])
-    fix = "split by seed group before expansion, and word every seed's questions its own way"
-    return [_finding(check, rows, fix) for check, rows in leaking.items() if rows]
-
-
-def _business_findings(test: Sequence[Row]) -> list[dict[str, Any]]:
-    """The evaluation compares losses on business rows: told here, it costs no training."""
-    if any(row["kind"] == "business" for row in test):
-        return []
-    fix = "the evaluation needs some in test: lower data.identity_share, raise data.rows or write business seeds"
-    return [_finding("no_business_rows", ["test/"], fix)]
-
-
-def check_splits(splits: Mapping[str, Sequence[Row]], persona: Persona, identity_share: float = 0.30) -> dict[str, Any]:
-    """`check_rows` over all splits, and besides: the share in every split and language, business rows in the test
-    split, and leaks between splits."""
-    report = check_rows([row for rows in splits.values() for row in rows], persona, identity_share)
-    for split, rows in splits.items():
-        report["findings"] += _share_findings(rows, identity_share, f"{split}/")
-    report["findings"] += _business_findings(splits.get("test", ()))
-    report["findings"] += _leaks(splits)
-    report["verdict"] = _verdict(report["findings"])
-    report["by_split"] = {
-        split: {
-            **_count_kinds(rows),
-            "by_language": {language: _count_kinds(part) for language, part in _by_language(rows).items()},
-        }
-        for split, rows in splits.items()
-    }
-    return report
+            gate.add(row, split)
+    return gate.report(splits)
