@@ -20,7 +20,8 @@ _RIEUL = 8
 # Wrong after a consonant, wrong after ㄹ, wrong after a vowel: each with what it should be.
 _AFTER_CONSONANT = {
     "는": "은", "가": "이", "를": "을", "와": "과", "예요": "이에요", "이예요": "이에요", "에요": "이에요",
-    "야": "이야", "라고": "이라고", "라는": "이라는", "라": "이라", "란": "이란", "나": "이나", "랑": "이랑", "며": "이며",
+    "야": "이야", "라고": "이라고", "라는": "이라는", "라": "이라", "란": "이란",
+    "나": "이나", "랑": "이랑", "며": "이며",
 }  # fmt: skip
 _NOT_AFTER_RIEUL = {"로": "으로", "로서": "으로서", "로써": "으로써"}
 _AFTER_RIEUL = {wrong: right for right, wrong in _NOT_AFTER_RIEUL.items()}
@@ -30,9 +31,8 @@ _AFTER_VOWEL = {
 }  # fmt: skip
 
 _WORD = re.compile(r"(?<![가-힣])([가-힣]+?)(이예요|으로서|으로써|으로|은|는|을|를|와)(?![가-힣])")
-_ALWAYS_WRONG = re.compile(r"(?<![가-힣])(?:것이예요|거에요|아니예요)(?![가-힣])")
-_ENDS_IN_REUL = ("들를",)
-"""Verbs, not nouns with 를: 들르다."""
+_ALWAYS_WRONG_COPULA = {"것이예요": "것이에요", "거에요": "거예요", "아니예요": "아니에요"}
+_ALWAYS_WRONG = re.compile(rf"(?<![가-힣])(?:{'|'.join(_ALWAYS_WRONG_COPULA)})(?![가-힣])")
 
 
 class WrongJosa(NamedTuple):
@@ -90,8 +90,8 @@ def _nouns() -> frozenset[str]:
 def _right_of_noun(stem: str, particle: str) -> str:
     """What the particle should be after a Hangul word; empty where it may be right."""
     final = _final(stem[-1])
-    if particle == "를":
-        return "을" if final and stem + particle not in _ENDS_IN_REUL and stem[-1] != "들" else ""
+    if particle == "를":  # but 들르다: "잠시 들를 곳"
+        return "을" if final and stem[-1] != "들" else ""
     if particle.startswith("으로"):
         return particle[1:] if final in (0, _RIEUL) else ""
     if stem not in _nouns():
@@ -105,8 +105,6 @@ def wrong_noun_particle(text: str) -> WrongJosa | None:
     for match in _WORD.finditer(text):
         if right := _right_of_noun(match[1], match[2]):
             return WrongJosa(match[0], match[1] + right)
-    if match := _ALWAYS_WRONG.search(text):
-        return WrongJosa(
-            match[0], match[0].replace("이예요", "이에요").replace("거에요", "거예요").replace("니예", "니에")
-        )
+    if always := _ALWAYS_WRONG.search(text):
+        return WrongJosa(always[0], _ALWAYS_WRONG_COPULA[always[0]])
     return None
