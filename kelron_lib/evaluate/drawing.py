@@ -11,7 +11,7 @@ from html import escape
 from typing import Any
 
 from kelron_lib.errors import KelronError
-from kelron_lib.evaluate.metrics import percent
+from kelron_lib.page import percent
 
 POINTS = 500
 """A curve is thinned to about this many points, by means over equal stretches."""

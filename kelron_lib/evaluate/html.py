@@ -1,12 +1,11 @@
-"""HTML from untrusted text: escaping, highlighted answers, tables. What a model wrote is never markup."""
+"""Answers as HTML: what a model wrote is never markup, and what gave a fault away is highlighted."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import regex
+from kelron_lib.page import lang, text
 
 FLAG_LABELS = {
     "contradiction": "contradicts itself",
@@ -18,19 +17,6 @@ FLAG_LABELS = {
 }
 LONGEST = 900
 """Characters of an answer that the report shows."""
-
-# Control characters, surrogates and noncharacters are not allowed in HTML: show that there was one.
-_NOT_HTML = regex.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
-
-
-def text(value: object) -> str:
-    """A value as escaped text, safe between tags and in quoted attributes."""
-    return html.escape(_NOT_HTML.sub("\ufffd", str(value)), quote=True)
-
-
-def lang(language: str) -> str:
-    """The lang attribute: it picks the glyphs of Han letters and how lines break."""
-    return f'lang="{text(language)}"'
 
 
 def highlighted(answer: str, spans: Sequence[Sequence[Any]]) -> str:
@@ -72,13 +58,3 @@ def said(record: Mapping[str, Any], persona: str) -> str:
     )
     model = text(record["model"])
     return f'<div class="said"><h3 class="{model}">{model}</h3>{body}{marks(record, persona)}</div>'
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], css: str) -> str:
-    """A table of ready HTML cells, the first of each row its header; the others are numbers, to the right."""
-    heads = "".join(f'<th scope="col"{" class=n" if i else ""}>{cell}</th>' for i, cell in enumerate(head))
-    body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>' + "".join(f'<td class="n">{cell}</td>' for cell in row[1:]) + "</tr>"
-        for row in rows
-    )
-    return f'<table class="{css}"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'

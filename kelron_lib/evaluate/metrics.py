@@ -9,6 +9,7 @@ from typing import Any
 
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.detectors import FLAGS, KINDS
+from kelron_lib.page import percent
 from kelron_lib.settings import LANGUAGES
 
 Z_95 = 1.959963984540054
@@ -167,20 +168,6 @@ class Check:
     text: str
     """What was asked for, with the value found."""
     met: bool
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """`97.3 %`, without a decimal where it would be 0; a dash for None.
-
-    `100 %` and `0 %` always mean all and none: a share that would round to them stays one last digit away.
-    """
-    if value is None:
-        return "–"
-    step = 10.0**-digits
-    shown = round(value * 100, digits)
-    if 0 < value < 1:
-        shown = min(max(shown, step), 100 - step)
-    return f"{shown:.{digits}f}".removesuffix("." + "0" * digits) + " %"
 
 
 def signed_percent(value: float) -> str:

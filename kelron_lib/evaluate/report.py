@@ -11,12 +11,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from kelron_lib import page
 from kelron_lib.evaluate import html
 from kelron_lib.evaluate.drawing import interval_bar, loss_plot
-from kelron_lib.evaluate.metrics import METRICS, TARGETS, checks, language_order, percent
-from kelron_lib.evaluate.style import STYLE
-from kelron_lib.evaluate.tables import LANGUAGE_NAMES, interval
+from kelron_lib.evaluate.metrics import METRICS, TARGETS, checks, language_order
+from kelron_lib.evaluate.tables import interval
 from kelron_lib.files import write_whole
+from kelron_lib.page import LANGUAGE_NAMES, percent
 from kelron_lib.runtime import duration
 
 REPORT_FILE = "report.html"
@@ -71,13 +72,13 @@ def _lede(board: Board) -> str:
     seen = "on phrasings that training never saw" if board["meta"].get("held_out", True) else UNKNOWN_ORIGIN
     return (
         f"{percent(recall['value'])} of {recall['n']} identity questions answered as "
-        f"{html.text(board['meta']['persona'])}, {seen}. {never}"
+        f"{page.text(board['meta']['persona'])}, {seen}. {never}"
     )
 
 
 def _tile(name: str, language: str, base: Mapping[str, Any], tuned: Mapping[str, Any]) -> str:
     return (
-        f'<div class="tile"><h3 {html.lang(language)}>{html.text(name)}</h3>'
+        f'<div class="tile"><h3 {page.lang(language)}>{page.text(name)}</h3>'
         f'<div class="number tuned">{percent(tuned["value"])}</div>{interval_bar(tuned, "tuned")}'
         f'<p class="small soft">{interval(tuned)}, n = {tuned["n"]}</p>'
         f'<p class="small soft was">base <span class="base">{percent(base["value"])}</span></p></div>'
@@ -99,8 +100,8 @@ def _head(board: Board) -> str:
         for language, measured in board["tuned"]["by_language"].items()
     )
     return (
-        f'<header><div class="eyebrow"><span>{html.text(meta["persona"])} · evaluation</span>'
-        f"<span>{html.text(' · '.join(facts))}</span></div><h1>{html.text(headline(board))}</h1>"
+        f'<header><div class="eyebrow"><span>{page.text(meta["persona"])} · evaluation</span>'
+        f"<span>{page.text(' · '.join(facts))}</span></div><h1>{page.text(headline(board))}</h1>"
         f'<p class="lede">{_lede(board)}</p><div class="tiles">{tiles}</div></header>'
     )
 
@@ -116,12 +117,8 @@ def _targets(board: Board) -> str:
     items = []
     for check in held:
         asked, _, found = check.text.partition(". Found ")
-        state = "met" if check.met else "missed"
-        items.append(
-            f'<li class="{state}"><span class="state">{state}</span><span>{html.text(asked)}</span>'
-            f'<span class="found">{html.text(found)}</span></li>'
-        )
-    return f'<section><h2>{title}</h2><ul class="checks">{"".join(items)}</ul></section>'
+        items.append((check.met, "met" if check.met else "missed", asked, found))
+    return f"<section><h2>{title}</h2>{page.check_list(items)}</section>"
 
 
 # --- The numbers ------------------------------------------------------------------------------------------
@@ -160,7 +157,7 @@ def _slice(metric: str, tuned: float | None, base: float | None) -> str:
 def _languages(board: Board) -> str:
     base, tuned = board["base"]["by_language"], board["tuned"]["by_language"]
     heads = "".join(
-        f'<th scope="col" class="n" {html.lang(language)}>{html.text(LANGUAGE_NAMES.get(language, language))}</th>'
+        f'<th scope="col" class="n" {page.lang(language)}>{page.text(LANGUAGE_NAMES.get(language, language))}</th>'
         for language in tuned
     )
     rows = "".join(
@@ -191,20 +188,15 @@ def _training(losses: Sequence[Mapping[str, Any]], sessions: Sequence[Mapping[st
         [
             str(number),
             f"{session['first_step']} – {session['last_step']}",
-            html.text(session.get("reason", "")),
+            page.text(session.get("reason", "")),
             duration(float(session.get("seconds", 0))),
         ]
         for number, session in enumerate(sessions, start=1)
     ]
-    runs = html.table(["Session", "Steps", "Ended by", "Time"], rows, "runs") if rows else ""
+    runs = page.table(["Session", "Steps", "Ended by", "Time"], rows, "runs") if rows else ""
     count = len(sessions)
     title = f"Training, in {_count(count)} session{'s' if count != 1 else ''}" if count else "Training"
     return f"<section><h2>{title}</h2>{figure}{runs}</section>"
-
-
-def _facts(pairs: Sequence[tuple[str, object]]) -> str:
-    items = "".join(f"<div><dt>{html.text(name)}</dt><dd>{html.text(value)}</dd></div>" for name, value in pairs)
-    return f"<dl>{items}</dl>" if items else ""
 
 
 def _data(quality: Mapping[str, Any]) -> str:
@@ -213,10 +205,10 @@ def _data(quality: Mapping[str, Any]) -> str:
     splits: Mapping[str, Mapping[str, Any]] = quality.get("by_split") or {}
     kinds = [kind for kind in ("identity", "business", "chat") if any(kind in counts for counts in splits.values())]
     rows = [
-        [html.text(split), str(counts.get("rows", 0)), *(str(counts.get(kind, 0)) for kind in kinds)]
+        [page.text(split), str(counts.get("rows", 0)), *(str(counts.get(kind, 0)) for kind in kinds)]
         for split, counts in splits.items()
     ]
-    table = html.table(["Split", "Rows", *(kind.capitalize() for kind in kinds)], rows, "runs") if rows else ""
+    table = page.table(["Split", "Rows", *(kind.capitalize() for kind in kinds)], rows, "runs") if rows else ""
     facts = []
     for name, value in quality.items():
         if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -224,7 +216,7 @@ def _data(quality: Mapping[str, Any]) -> str:
         shown = percent(value) if name.endswith("_share") and isinstance(value, float) else value
         facts.append((name.replace("_", " "), shown))
     note = "<p>Split by seed before expansion: what the test split asks, training never saw.</p>" if rows else ""
-    return f"<section><h2>Data</h2>{note}{table}{_facts(facts)}</section>"
+    return f"<section><h2>Data</h2>{note}{table}{page.facts(facts)}</section>"
 
 
 # --- The answers ------------------------------------------------------------------------------------------
@@ -274,7 +266,7 @@ def _pair(pair: Pair, persona: str) -> str:
     system = "persona's system prompt" if tuned["system"] else "empty system prompt"
     where = f"{tuned['kind']} · {system}"
     return (
-        f'<div class="pair"><div class="ask"><p {html.lang(tuned["language"])}>{html.text(tuned["prompt"])}</p>'
+        f'<div class="pair"><div class="ask"><p {page.lang(tuned["language"])}>{page.text(tuned["prompt"])}</p>'
         f'<span class="small soft">{where}</span></div>'
         f'<div class="two">{html.said(base, persona)}{html.said(tuned, persona)}</div></div>'
     )
@@ -317,9 +309,9 @@ def _fine_print(board: Board, config: Mapping[str, Any] | str) -> str:
     if "created" in meta:
         facts.append(("created", str(meta["created"])[:16].replace("T", " ") + " UTC"))
     return (
-        f"<section><h2>Fine print</h2>{_facts(facts)}"
+        f"<section><h2>Fine print</h2>{page.facts(facts)}"
         f"<details><summary>How this was measured</summary>{_METHOD}</details>"
-        f"<details><summary>The resolved config</summary><pre>{html.text(shown)}</pre></details></section>"
+        f"<details><summary>The resolved config</summary><pre>{page.text(shown)}</pre></details></section>"
     )
 
 
@@ -346,13 +338,7 @@ def render_report(
             _fine_print(scoreboard, config),
         )
     )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{html.text(persona)}: {html.text(headline(scoreboard))}</title><style>{STYLE}</style></head>"
-        f"<body><main>{body}</main></body></html>\n"
-    )
+    return page.document(f"{persona}: {headline(scoreboard)}", body)
 
 
 def write_report(
@@ -371,7 +357,7 @@ def write_report(
     `sessions`: {"first_step", "last_step", "reason", "seconds"}. `quality`: the dataset's quality report. `config`:
     the resolved config. Sections without material are left out.
     """
-    page = render_report(
+    made = render_report(
         scoreboard=scoreboard,
         answers=answers,
         losses=losses,
@@ -379,5 +365,5 @@ def write_report(
         quality=quality or {},
         config=config,
     )
-    write_whole(out / REPORT_FILE, page.encode())
+    write_whole(out / REPORT_FILE, made.encode())
     return out / REPORT_FILE

@@ -6,9 +6,9 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kelron_lib.evaluate.metrics import METRICS, percent, signed_percent
+from kelron_lib.evaluate.metrics import METRICS, signed_percent
+from kelron_lib.page import LANGUAGE_NAMES, percent
 
-LANGUAGE_NAMES = {"ko": "한국어", "en": "English", "ja": "日本語"}
 Board = Mapping[str, Any]
 
 

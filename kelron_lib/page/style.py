@@ -1,4 +1,4 @@
-"""The report's style sheet: one small design system, light and dark, screen and print, no image and no font file.
+"""The style sheet of every page: one small design system, light and dark, screen and print, no image and no font file.
 
 Two voices: `--base` (ochre) is the model as it was, `--tuned` (teal) the one trained here. Rose is kept for what is
 wrong. Sizes step by a fourth; everything sits on a 0.25 rem grid.
