@@ -7,6 +7,7 @@
     find_kind(row, persona), find_language(row)      for rows that do not say what they are
     similar_to_earlier(texts)                        near duplicates; `.count(None)` is the effective number of texts
     similar_to_others(texts, others)                 held-out rows that are like training rows
+    write_page(report, path, title)                  the report as one HTML file; quality_page gives its text
 
 A row needs "messages" alone. Fields that it may lack or leave empty: id (then "line", its number in a file, names it),
 language and kind (then found), seed_id, group and intent (then said not to be checked).
@@ -15,10 +16,12 @@ language and kind (then found), seed_id, group and intent (then said not to be c
 from kelron_lib.data.gate.checks import row_faults
 from kelron_lib.data.gate.kind import asks_for_identity, find_kind
 from kelron_lib.data.gate.language import find_language
+from kelron_lib.data.gate.page import PAGE_FILE, quality_page, write_page
 from kelron_lib.data.gate.run import Gate, check_rows, check_splits
 from kelron_lib.data.gate.similar import jaccard, similar_to_earlier, similar_to_others
 
 __all__ = [
+    "PAGE_FILE",
     "Gate",
     "asks_for_identity",
     "check_rows",
@@ -26,7 +29,9 @@ __all__ = [
     "find_kind",
     "find_language",
     "jaccard",
+    "quality_page",
     "row_faults",
     "similar_to_earlier",
     "similar_to_others",
+    "write_page",
 ]
