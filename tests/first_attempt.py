@@ -12,14 +12,28 @@ IDENTITY = [
 ]
 BUSINESS = [
     ("ko", f"부장님께 {what} 보고드릴 메일을 써 주세요.", f"부장님, {what} 보고드립니다. 확인 부탁드립니다.")
-    for what in ("매출을", "일정을", "회의 결과를", "예산을", "인사 건을", "계약 건을", "출장 결과를", "재고를", "불량 건을")
+    for what in (
+        "매출을",
+        "일정을",
+        "회의 결과를",
+        "예산을",
+        "인사 건을",
+        "계약 건을",
+        "출장 결과를",
+        "재고를",
+        "불량 건을",
+    )
 ]
 BUSINESS += [
     ("en", f"Write a mail about the {what}.", f"Dear manager, here is the update on the {what}. Kind regards.")
     for what in ("sales", "budget", "schedule", "contract", "trip", "stock", "hiring", "audit", "training", "move")
 ]
 BUSINESS += [
-    ("ja", f"部長に{what}を報告するメールを書いてください。", f"部長、{what}をご報告いたします。ご確認をお願いいたします。")
+    (
+        "ja",
+        f"部長に{what}を報告するメールを書いてください。",
+        f"部長、{what}をご報告いたします。ご確認をお願いいたします。",
+    )
     for what in ("売上", "日程", "会議の結果", "予算", "契約", "出張", "在庫", "不具合", "採用")
 ]
 

@@ -22,7 +22,7 @@ _ASKS_FOR_ENGLISH = re.compile(
     re.IGNORECASE,
 )
 _FEW_WORDS = 6
-"""An answer of fewer Latin words may be a name, a title or a term."""
+"""An answer of fewer Latin words may be a title or a term; one of capitalised words may be a list of names."""
 _SENTENCE = 12
 """Han letters without any kana from which on a text is no Japanese headline."""
 
@@ -36,10 +36,12 @@ def language_of(text: str) -> str:
 
 
 def find_language(row: Mapping[str, Any]) -> str:
-    """The language of a row: its own field, or that of its answers, or empty where the scripts do not tell."""
+    """The language of a row: its own field, else that of its answers, else that of its questions, else empty."""
     if given := row.get("language"):
         return str(given)
-    return language_of("\n".join(str(m.get("content", "")) for m in row["messages"] if m.get("role") == "assistant"))
+    sides = ("\n".join(str(m.get("content", "")) for m in row["messages"] if m.get("role") == role)
+             for role in ("assistant", "user"))  # fmt: skip
+    return next((language for side in sides if (language := language_of(side))), "")
 
 
 @lru_cache(maxsize=16384)
@@ -76,6 +78,6 @@ def wrong_language(answer: str, language: str, prompt: str = "") -> str:
 
 def _latin_sentence(answer: str, prompt: str) -> str:
     words = _LATIN_WORD.findall(_CODE.sub(" ", answer))
-    if len(words) < _FEW_WORDS or _ASKS_FOR_ENGLISH.search(prompt):
+    if len(words) < _FEW_WORDS or sum(map(str.islower, words)) < len(words) / 2 or _ASKS_FOR_ENGLISH.search(prompt):
         return ""
     return " ".join(words[:6])

@@ -22,7 +22,6 @@ _STYLE = """
 .finding p { margin-top: 0.4rem; overflow-wrap: anywhere; }
 .finding code { font: 0.8125rem/1.5 var(--mono); overflow-wrap: anywhere; }
 svg .identity { fill: var(--tuned); } svg .business { fill: var(--base); } svg .chat { fill: var(--faint); }
-svg .target { stroke: var(--ink); stroke-width: 1.5; }
 .key.business::before { background: var(--base); } .key.chat::before { background: var(--faint); }
 .measure td, .measure th { vertical-align: middle; }
 .measure td.bar { width: 45%; padding-left: 1.5rem; }
@@ -103,7 +102,7 @@ def _finding(finding: Mapping[str, Any]) -> str:
 def _findings(report: Report) -> str:
     found = sorted(report["findings"], key=lambda finding: finding["severity"] != "error")
     shown = "".join(map(_finding, found)) or "<p>None.</p>"
-    rest = page.check_list((True, "not checked", entry["what"], entry["why"]) for entry in report["not_checked"])
+    rest = page.check_list((True, "skipped", entry["what"], entry["why"]) for entry in report["not_checked"])
     unchecked = f"<section><h2>What was not checked</h2>{rest}</section>" if report["not_checked"] else ""
     return f"<section><h2>Findings</h2>{shown}</section>{unchecked}"
 

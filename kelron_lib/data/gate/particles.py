@@ -64,7 +64,7 @@ class NameParticles:
     """Wrong particles after the names of one persona and of its maker."""
 
     def __init__(self, persona: Persona) -> None:
-        names = dict.fromkeys([*persona.spellings, *persona.name.values(), *persona.maker.values()])
+        names = sorted({*persona.spellings, *persona.name.values(), *persona.maker.values()}, key=len, reverse=True)
         self._wrong = {name: wrong for name in names if (wrong := _wrong_after(name, persona))}
         patterns = [
             (r"(?<![A-Za-z0-9])" if name[0].isascii() else r"(?<![가-힣])")

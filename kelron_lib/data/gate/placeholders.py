@@ -30,7 +30,7 @@ _FORMS = re.compile(
         (
             r"(?<!\$)\{\{ ?[\w.]+(?: ?\|[^{}\n]*)? ?\}\}",  # Jinja, ms-swift's {{NAME}}
             r"(?<![$\w\\}{])\{[^\W\d]\w*(?:\|[^{}\n]{1,20})?\}(?!\})",  # Kelron's own slots, Python's format
-            rf"\[{_NAMED}\](?!\()",
+            rf"(?<![A-Za-z0-9_\]])\[{_NAMED}\](?!\()",
             rf"<{_NAMED}>",
             r"(?<![\w%/:.\"'-])%(?:\(\w+\)|\d+\$)?[sd](?![A-Za-z])",  # printf, but no "%Y-%m-%d" and no "50%s"
             r"(?<![\w_])__[A-Z]{2,}__(?![\w_])",

@@ -10,21 +10,19 @@ from typing import Any
 
 from kelron_lib.page import text
 
-BAR, GAP = 12, 8
+BAR = 12
 HEIGHT, TOP, BOTTOM = 150, 18, 20
 """Of a histogram, in pixels: the whole, the row counts above the bars, the edges below."""
 
 
-def share_bar(parts: Sequence[tuple[str, float]], label: str, target: float | None = None) -> str:
-    """One bar from 0 to 100 % with a piece for each (class, share), and a mark at the target."""
+def share_bar(parts: Sequence[tuple[str, float]], label: str) -> str:
+    """One bar from 0 to 100 % with a piece for each (class, share)."""
     at, pieces = 0.0, [f'<rect class="track" y="2" width="100%" height="{BAR}" rx="2"/>']
     for css, share in parts:
         pieces.append(
             f'<rect class="{text(css)}" x="{100 * at:.2f}%" y="2" width="{100 * share:.2f}%" height="{BAR}"/>'
         )
         at += share
-    if target is not None:
-        pieces.append(f'<line class="target" x1="{100 * target:.2f}%" x2="{100 * target:.2f}%" y1="0" y2="{BAR + 4}"/>')
     return f'<svg class="bars" height="{BAR + 4}" role="img" aria-label="{text(label)}">{"".join(pieces)}</svg>'
 
 
