@@ -82,9 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="kelron-14b-t4x2")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an override of the preset")
-    parser.add_argument(
-        "--tokenizer", metavar="BASE", help="a base model whose tokenizer is at hand: tiny, or a folder"
-    )
+    parser.add_argument("--tokens", action="store_true", help="encode the rows, too, with the tiny base's tokenizer")
     parser.add_argument("--stream", type=int, metavar="ROWS", help="made-up rows instead of the preset's")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--page", type=Path, help="write the gate's page there")
