@@ -5,7 +5,6 @@ import random
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
-from types import SimpleNamespace
 
 import first_attempt
 import pytest
@@ -113,6 +112,7 @@ def test_a_template_without_the_end_token_is_named(first, tokenizer):
         (row("Here are the minutes of the meeting that you asked for."), "wrong_language"),
         (row("会議の議事録です。", language="ja", question="議事録をください。"), None),
         (row("会议记录已经整理好了。", language="ja", question="議事録をください。"), "wrong_language"),
+        (row("我是助手，你的会議在明天下午三点。", language="ja", question="議事録をください。"), "wrong_language"),
         (row("저는 켈론는 AI입니다.", kind="identity"), "wrong_josa"),
         (row("Kelron를 불러 주세요.", kind="identity"), "wrong_josa"),
         (row("저는 켈론이예요.", kind="identity"), "wrong_josa"),
@@ -134,7 +134,7 @@ def test_a_row_of_two_questions_in_a_row_has_bad_turns():
 
 
 def test_words_that_the_persona_never_uses():
-    strict = SimpleNamespace(**{**vars(PERSONA), "never": ("대박", "lol")})
+    strict = replace(PERSONA, never=("대박", "lol"))
     assert row_faults(row("대박입니다."), strict) == {"never_word": "대박"}
     assert row_faults(row("LOL 알겠습니다."), strict) == {"never_word": "LOL"}
     assert row_faults(row("Lollipop 행사를 정리했습니다.", question="대박 정리해 줘"), strict) == {}
@@ -246,6 +246,7 @@ def test_particles_that_may_be_right(text):
         ("```\nfor one in the list of all people do it\n```", "ko", "짜 줘"),
         ("Kim Minsu, Lee Jiwon, Park Seo", "ko", "이름만"),
         ("議事録", "ja", ""),
+        ("了解。【部内懇談会】出席：鈴木課長、佐藤部長、田中主任。目的：是非検討。", "ja", ""),
         ("我是学生，你呢", "ja", "中国語で書いてください"),
         ("Hola, buenos dias a todos los amigos de la casa", "en", ""),
     ],

@@ -14,7 +14,7 @@ from kelron_lib.data.gate.particles import NameParticles, wrong_noun_particle
 from kelron_lib.data.gate.placeholders import find_placeholder
 from kelron_lib.data.gate.view import Row, View
 from kelron_lib.data.rows import SPECIAL_TOKEN
-from kelron_lib.persona import Persona
+from kelron_lib.persona import Persona, find_never
 from kelron_lib.repetition import loop_start
 from kelron_lib.settings import LANGUAGES
 
@@ -138,18 +138,8 @@ def _bad_turns(view: View) -> str:
     )
 
 
-def _never(persona: Persona) -> Callable[[View], str]:
-    words = getattr(persona, "never", ())
-    if not words:
-        return lambda view: ""
-    bounded = (
-        (r"(?<![A-Za-z0-9])" if word[0].isascii() else "")
-        + re.escape(word)
-        + (r"(?![A-Za-z0-9])" if word[-1].isascii() else "")
-        for word in sorted(words, key=len, reverse=True)
-    )
-    pattern = re.compile("|".join(bounded), re.IGNORECASE)
-    return lambda view: _first([match[0] for text in view.said if (match := pattern.search(text))])
+def _never(view: View) -> str:
+    return _first([word for text in view.said for word in find_never(text, view.persona)])
 
 
 def _josa(persona: Persona) -> Callable[[View], str]:
@@ -198,7 +188,7 @@ def row_checks(persona: Persona, *, own: bool) -> tuple[Check, ...]:
         Check("identity_without_name", "assert the persona's name in every identity answer", _nameless,
               foreign=WARNING),
         Check("name_in_unrelated", "leave the persona's name out of business and chat answers", _named_unrelated),
-        Check("never_word", "take out the word: the persona's `never` list has it", _never(persona), foreign=ERROR),
+        Check("never_word", "take out the word: the persona's `never` list has it", _never, foreign=ERROR),
     )  # fmt: skip
     return tuple(check for check in checks if (check.own if own else check.foreign))
 

@@ -21,6 +21,7 @@ _ASKS_FOR_ENGLISH = re.compile(
     r"|sql|python|html|regex|정규식|正規表現|엑셀|excel|수식|数式|json|csv|script|스크립트|スクリプト",
     re.IGNORECASE,
 )
+_CHINESE = re.compile("[你您吗呢]|我们|我是|我的|的是")
 _FEW_WORDS = 6
 """An answer of fewer Latin words may be a title or a term; one of capitalised words may be a list of names."""
 _SENTENCE = 12
@@ -71,7 +72,7 @@ def wrong_language(answer: str, language: str, prompt: str = "") -> str:
     foreign = [char for char in han if char not in prompt and not _in_japanese(char)]
     if len(foreign) >= 2:
         return "".join(foreign[:8])
-    if len(han) >= _SENTENCE and not _KANA.search(answer) and re.search("[的了是我你]", answer):
+    if len(han) >= _SENTENCE and not _KANA.search(answer) and _CHINESE.search(answer):
         return answer[:20]
     return ""
 

@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
-from kelron_lib.errors import KelronError
-from kelron_lib.persona import Persona, attach_josa, load_lexicon
+from kelron_lib.persona import Persona, attach_josa, has_reading, load_lexicon
 
 _CLOSERS = "[\"'”’」』)\\]》〉*_`]*"
 _RIEUL = 8
@@ -49,14 +48,11 @@ def _final(syllable: str) -> int:
 
 def _wrong_after(name: str, persona: Persona) -> dict[str, str]:
     """The particles that are wrong after a name, by how it is read; none where no reading is known."""
-    try:
-        topic, way = (attach_josa(name, pair, persona.pronunciation)[len(name) :] for pair in ("은/는", "으로/로"))
-    except KelronError:
+    if not has_reading(name, persona.pronunciation):
         return {}
+    topic, way = (attach_josa(name, pair, persona.pronunciation)[len(name) :] for pair in ("은/는", "으로/로"))
     if topic == "는":
         return _AFTER_VOWEL
-    if topic != "은":  # a form for both sounds, such as 은(는)
-        return {}
     return {**_AFTER_CONSONANT, **(_NOT_AFTER_RIEUL if way == "으로" else _AFTER_RIEUL)}
 
 
