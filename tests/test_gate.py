@@ -2,14 +2,17 @@
 
 import json
 import random
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
+from pathlib import Path
 
 import first_attempt
 import pytest
 
 from kelron_lib.config import load_preset
+from kelron_lib.data import gate
 from kelron_lib.data.gate import (
     Gate,
     check_rows,
@@ -467,6 +470,13 @@ def test_tokens_are_those_of_training(tokenizer):
     assert "end tokens" not in str(report["not_checked"])
 
 
+def test_rows_that_cannot_be_rendered_are_told_once(tokenizer):
+    rows = [row("", number=1), row("네.<|im_end|>", number=2), row("네.", number=3, system=None)]
+    report = check_rows(rows, PERSONA, 0.0, tokenizer=tokenizer, max_tokens=64)
+    assert set(found(report)) == {"bad_turns", "special_token", "no_system"}
+    assert report["tokens"]["rows"] == 1
+
+
 def test_what_is_kept_of_a_long_stream_is_a_seeded_sample():
     views = [View(made, PERSONA, Gate(PERSONA)._names) for made in varied(500)]
 
@@ -495,6 +505,15 @@ def test_a_sample_is_said_to_be_one(monkeypatch):
     assert report["rows"] == report["unique_rows"] == 200
     assert report["effective_rows"] <= 60
     assert "seeded sample of 60 of 200 rows" in quality_page(report)
+
+
+def test_the_docs_name_every_check():
+    sources = "".join(path.read_text(encoding="utf-8") for path in Path(gate.__file__).parent.glob("*.py"))
+    named = set(re.findall(r'(?:finding|Check)\(\s*"(\w+)"', sources))
+    named |= set(re.findall(r'"((?:answer|question)_reuse|\w+_two_splits)"', sources))
+    docs = (Path(__file__).parents[1] / "docs" / "quality.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"^\| `([^|]+)`", docs, re.MULTILINE))
+    assert named == {check for cell in told for check in re.split("`, `|`", cell)}
 
 
 # --- The page ---------------------------------------------------------------------------------------------

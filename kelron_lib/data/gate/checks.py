@@ -138,6 +138,11 @@ def _bad_turns(view: View) -> str:
     )
 
 
+def renders(view: View) -> bool:
+    """Whether the chat template takes a row, but for a missing system message: where not, another check says so."""
+    return not _bad_turns(view) and not _special_token(view)
+
+
 def _never(view: View) -> str:
     return _first([word for text in view.said for word in find_never(text, view.persona)])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from kelron_lib.data.gate.checks import Finding, finding
+from kelron_lib.data.gate.checks import Finding, finding, renders
 from kelron_lib.data.gate.view import View
 from kelron_lib.errors import KelronError
 from kelron_lib.prompts import IGNORED, encode
@@ -31,8 +31,11 @@ class Tokens:
         self._why = ""
 
     def add(self, view: View) -> None:
-        messages = [dict(message) for message in view.row["messages"]]
-        if view.turns and view.turns[0][0] != "system":  # told of by a check of its own; the rest is to be seen, too
+        """A row that the chat template would refuse is left out."""
+        if not renders(view):
+            return
+        messages = [{"role": role, "content": text} for role, text in view.turns]
+        if not view.system:  # a check of its own tells; the rest is to be seen, too
             messages.insert(0, {"role": "system", "content": ""})
         try:
             encoded = encode(self.tokenizer, messages, _ANY_LENGTH)
