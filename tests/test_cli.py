@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 import pytest
 from conftest import SMALL
+from dataset_files import break_row, drop_first_row, rows_in
 
 from kelron_lib import __version__
 from kelron_lib.__main__ import main
@@ -115,8 +116,11 @@ def tree(folder):
             ("--data", "{data}", "--set", "data.max_tokens=60", "--set", "evaluate.max_new_tokens=60"),
             "max_tokens is 60",
         ),
-        (("--data", "{broken}"), "train.jsonl:1"),
-        (("--data", "{broken}", "--processes", "2", "--set", "train.passes_per_step=2"), "train.jsonl:1"),
+        (("--data", "{broken}"), "train.parquet is no Parquet file"),
+        (
+            ("--data", "{broken}", "--processes", "2", "--set", "train.passes_per_step=2"),
+            "train.parquet is no Parquet file",
+        ),
         (("--data", "{data}", "--set", "store.url={tmp}/nowhere/store"), "create or mount"),
         (("--set", "store.url={store}", "--set", "lora.r=8"), "differing: lora.r"),
         (("--data", "{data}", "--fresh", "--set", "store.url={tmp}/nowhere/store"), "create or mount"),
@@ -125,7 +129,7 @@ def tree(folder):
 @pytest.mark.parametrize("there", [False, True], ids=["a new folder", "a folder of somebody's"])
 def test_a_training_that_is_refused_leaves_nothing_behind(capsys, tmp_path, trained, there, options, words):
     broken, out = shutil.copytree(trained / "data", tmp_path / "broken"), tmp_path / "typo" / "run"
-    (broken / "train.jsonl").write_text("{broken\n")
+    (broken / "train.parquet").write_text("{broken\n")
     if there:
         out.mkdir(parents=True)
         (out / "letter.txt").write_text("mine")
@@ -271,7 +275,7 @@ def test_a_demo_in_a_folder_with_other_things_is_one_line_and_exit_code_2(capsys
 
 def test_data_is_made_anew_only_when_told_to(capsys, tmp_path, trained):
     at = ("--out", shutil.copytree(trained / "data", tmp_path / "data"))
-    rows = (tmp_path / "data" / "train.jsonl").read_bytes()
+    rows = (tmp_path / "data" / "train.parquet").read_bytes()
     code, out, _ = run(capsys, "data", *SETTINGS, *at)
     assert (code, out.splitlines()[0]) == (
         0,
@@ -282,23 +286,23 @@ def test_data_is_made_anew_only_when_told_to(capsys, tmp_path, trained):
     assert code == 2
     assert err.startswith(f"kelron: {tmp_path / 'data'} holds another dataset (data.seed 1 there, 2 now): replace it")
     assert err.count("\n") == 1
-    assert (tmp_path / "data" / "train.jsonl").read_bytes() == rows
+    assert (tmp_path / "data" / "train.parquet").read_bytes() == rows
     assert run(capsys, "data", "--replace", *other)[0] == 0
-    assert (tmp_path / "data" / "train.jsonl").read_bytes() != rows
+    assert (tmp_path / "data" / "train.parquet").read_bytes() != rows
 
 
 def test_the_same_rows_of_another_config_are_left_and_named_by_the_new_one(capsys, tmp_path, trained):
     folder = shutil.copytree(trained / "data", tmp_path / "data")
     right = read(folder / "config.json")
     (folder / "config.json").write_text(json.dumps(right | {"data": right["data"] | {"identity_share": 0.2}}))
-    rows = (folder / "train.jsonl").stat().st_mtime_ns
+    rows = (folder / "train.parquet").stat().st_mtime_ns
     code, _, err = run(capsys, "train", *SETTINGS, "--data", folder, "--out", tmp_path / "run")
     assert code == 2
     assert "was made with data.identity_share=0.2 and the config has data.identity_share=0.3" in err
     assert err.count("\n") == 1
     assert run(capsys, "data", *SETTINGS, "--out", folder)[0] == 0
     assert read(folder / "config.json") == right
-    assert (folder / "train.jsonl").stat().st_mtime_ns == rows
+    assert (folder / "train.parquet").stat().st_mtime_ns == rows
 
 
 def test_the_command_that_an_error_names_makes_the_dataset(capsys, tmp_path):
@@ -332,17 +336,15 @@ def test_data_writes_what_other_tools_read(capsys, tmp_path):
     quality = json.loads((out / "quality.json").read_text(encoding="utf-8"))
     assert quality["verdict"] == "pass"
     assert quality["identity_share"] >= 0.3
-    assert {p.name for p in out.iterdir()} >= {"train.jsonl", "validation.jsonl", "test.jsonl", "config.json"}
+    assert {p.name for p in out.iterdir()} >= {"train.parquet", "validation.parquet", "test.parquet", "config.json"}
 
 
-def test_a_broken_row_is_named_by_file_and_line(capsys, tmp_path, small_data):
+def test_a_broken_row_is_named_by_file_and_number(capsys, tmp_path, small_data):
     shutil.copytree(small_data, tmp_path / "data")
-    path = tmp_path / "data" / "train.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines()
-    path.write_text("\n".join([*lines[:4], "{broken", *lines[5:]]) + "\n", encoding="utf-8")
+    break_row(tmp_path / "data", 5, kind="other")
     code, _, err = run(capsys, "train", *SETTINGS, "--data", tmp_path / "data", "--out", tmp_path / "run")
     assert code == 2
-    assert "train.jsonl:5" in err
+    assert "train.parquet, row 5: kind is 'other'" in err
 
 
 def test_a_session_leaves_what_other_tools_read(trained):
@@ -397,8 +399,7 @@ def test_evaluate_refuses_what_the_adapter_was_not_made_from(capsys, trained, tm
     assert code == 2
     assert "is of a run with lora.r=" in err
     other = shutil.copytree(trained / "data", tmp_path / "data")
-    rows = (other / "test.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    (other / "test.jsonl").write_text("".join(rows[1:]), encoding="utf-8")
+    drop_first_row(other, "test")
     told = (trained / "scoreboard.json").stat().st_mtime_ns if (trained / "scoreboard.json").exists() else None
     code, _, err = run(capsys, "evaluate", *SETTINGS, *FEW, "--data", other, "--out", trained)
     assert code == 2
@@ -429,8 +430,7 @@ def test_the_measured_loss_is_the_models_own(trained):
 
     config = resolve("tiny-cpu", SMALL)
     model, tokenizer = load_tuned(config, trained / "adapter")
-    rows = [json.loads(line) for line in (trained / "data" / "test.jsonl").read_text(encoding="utf-8").splitlines()]
-    rows = rows[:LOSS_BATCH]
+    rows = rows_in(trained / "data", "test")[:LOSS_BATCH]
     batch = PaddingCollator(tokenizer.pad_token_id)(encode_rows(tokenizer, rows, config.data.max_tokens))
     with torch.inference_mode():
         expected = model(**batch).loss.item()

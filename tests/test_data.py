@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from dataset_files import drop_first_row
 
 from kelron_lib import data, demo
 from kelron_lib.config import apply_overrides, from_dict, load_preset
@@ -20,7 +20,7 @@ from kelron_lib.runtime import exclusive
 from kelron_lib.settings import LANGUAGES
 
 CONFIG = load_preset("tiny-cpu")
-FILES = ("train.jsonl", "validation.jsonl", "test.jsonl", "quality.json", "config.json", "README.md")
+FILES = ("train.parquet", "validation.parquet", "test.parquet", "quality.json", "config.json", "README.md")
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +117,8 @@ def test_held_out_rows_are_enough_to_measure(seed, persona):
         assert len({row["group"] for row in test if row["kind"] == "identity"}) >= 3
 
 
-def test_no_rival_anywhere_on_disk(dataset):
-    assert all(find_rivals((dataset[0] / name).read_text(encoding="utf-8")) == () for name in FILES[:3])
+def test_no_rival_in_any_row(splits):
+    assert all(find_rivals(json.dumps(row, ensure_ascii=False)) == () for rows in splits.values() for row in rows)
 
 
 def test_answers_vary_independently_of_questions(splits):
@@ -328,12 +328,12 @@ def test_another_dataset_gives_way_only_when_told_to(small, tmp_path):
 
 def test_rows_that_were_changed_by_hand_are_not_replaced_without_a_word(small, tmp_path):
     out = shutil.copytree(small[1], tmp_path / "data")
-    rows = (out / "train.jsonl").read_bytes()
-    (out / "train.jsonl").write_bytes(rows.partition(b"\n")[2])
+    rows = (out / "train.parquet").read_bytes()
+    drop_first_row(out)
     with pytest.raises(KelronError, match=r"holds another dataset .of the same settings: "):
         data.build_dataset(small[0], out)
     data.build_dataset(small[0], out, replace=True)
-    assert (out / "train.jsonl").read_bytes() == rows
+    assert (out / "train.parquet").read_bytes() == rows
 
 
 @pytest.mark.parametrize("replace", [False, True])
@@ -363,7 +363,7 @@ def test_a_dataset_of_ones_own_in_an_earlier_demos_folder_is_not_cleared_by_the_
     assert said == [f"{tmp_path} was a demo's folder and is this run's from now on: `kelron demo` will not clear it"]
     with pytest.raises(KelronError, match="holds data and is not an earlier demo"):
         demo._clear(tmp_path)
-    assert (out / "train.jsonl").is_file()
+    assert (out / "train.parquet").is_file()
 
 
 def test_unwritable_target_leaves_nothing(monkeypatch, tmp_path):
@@ -374,74 +374,3 @@ def test_unwritable_target_leaves_nothing(monkeypatch, tmp_path):
     with pytest.raises(KelronError, match=r"cannot write the dataset to .*: No space left on device"):
         data.build_dataset(apply_overrides(CONFIG, ["data.rows=120"]), tmp_path / "d")
     assert list(tmp_path.iterdir()) == []
-
-
-def dump(row):
-    return json.dumps(row, ensure_ascii=False)
-
-
-def roles(*names):
-    return make_row(messages=[{"role": name, "content": "x"} for name in names])
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{broken", "not JSON"),
-        ("[1]", "not an object"),
-        (dump({k: v for k, v in make_row().items() if k != "group"}), "field 'group' is missing"),
-        (dump(make_row(kind="other")), "kind is 'other'"),
-        (dump(make_row(language="zh")), "language is 'zh'"),
-        (dump(make_row(messages=[])), "messages is not a list"),
-        (dump(make_row(messages=[{"role": "user"}])), "not an object with role and content"),
-        (dump(roles("system", "user")), "no assistant answer"),
-        (dump(roles("user", "assistant")), "roles are user, assistant"),
-        (dump(roles("system", "assistant", "user")), "roles are system, assistant, user"),
-        (dump(roles("system", "user", "assistant", "user")), "roles are"),
-        (dump(make_row("<|im_start|>")), "special token <|im_start|>"),
-        (dump(make_row(" ")), "the assistant message is empty"),
-        (dump(make_row(number=0)), "id 'r0' is used twice"),
-    ],
-)
-def test_broken_row_names_file_and_line(tmp_path, line, message):
-    path = tmp_path / "train.jsonl"
-    path.write_text(dump(make_row(number=0)) + "\n\n" + line + "\n", encoding="utf-8")
-    with pytest.raises(KelronError) as error:
-        data.read_rows(path)
-    assert str(error.value).startswith(f"{path}:3: ")
-    assert message in str(error.value)
-
-
-def test_a_row_that_is_not_utf8_is_named_by_its_line(tmp_path):
-    path = tmp_path / "train.jsonl"
-    good = dump(make_row(number=0)).encode()
-    path.write_bytes(good + b"\n\n" + dump(make_row(number=1)).encode("cp949") + b"\n")
-    with pytest.raises(KelronError, match=rf"^{re.escape(str(path))}:3: not UTF-8: "):
-        data.read_rows(path)
-    path.write_bytes(good + b"\r\n")
-    assert len(data.read_rows(path)) == 1
-
-
-def test_rows_that_are_not_there(tmp_path):
-    told = f"^no rows at {tmp_path}/train.jsonl: `kelron data --out {tmp_path}` with the run's config makes them$"
-    with pytest.raises(KelronError, match=told):
-        data.read_rows(tmp_path / "train.jsonl")
-    with pytest.raises(KelronError, match=told):
-        data.fingerprint(tmp_path)
-    (tmp_path / "train.jsonl").write_text("\n")
-    with pytest.raises(KelronError, match="no rows in it"):
-        data.read_rows(tmp_path / "train.jsonl")
-
-
-def test_a_line_separator_inside_a_text_is_no_line_end(tmp_path):
-    path = tmp_path / "train.jsonl"
-    path.write_text(dump(make_row("저는 켈론입니다.\u2028네.")) + "\n", encoding="utf-8")
-    assert len(data.read_rows(path)) == 1
-
-
-def test_fingerprint_covers_all_three_files(dataset, tmp_path):
-    for name in FILES[:3]:
-        for copied in FILES[:3]:
-            (tmp_path / copied).write_bytes((dataset[0] / copied).read_bytes())
-        (tmp_path / name).write_bytes((dataset[0] / name).read_bytes() + b"\n")
-        assert data.fingerprint(tmp_path) != data.fingerprint(dataset[0])

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from dataset_files import drop_first_row
 
 from kelron_lib import demo
 from kelron_lib.__main__ import main
@@ -131,7 +132,7 @@ def test_all_that_a_demo_writes_is_cleared(earlier):
     [
         "thesis.txt",
         "notebooks/mine.ipynb",
-        "data/more.jsonl",
+        "data/more.parquet",
         "my.lock",
         "store/trainer_state.json",
         "store/before-1/LATEST.json",
@@ -152,8 +153,7 @@ def test_a_store_of_another_run_in_an_earlier_demo_is_named_and_nothing_goes(dif
     if differing == "config":  # such as that of a training that somebody copied there
         write_json(earlier / "demo.json", {"preset": "tiny-cpu"})
     else:
-        rows = (earlier / "data" / "train.jsonl").read_text().splitlines(keepends=True)
-        (earlier / "data" / "train.jsonl").write_text("".join(rows[1:]))
+        drop_first_row(earlier / "data")
     before = everything(earlier)
     with pytest.raises(KelronError, match=r"store/step-\d+ is not of an earlier demo: move it away, or choose another"):
         demo.run_demo(small_config, earlier, Path("notebooks"))

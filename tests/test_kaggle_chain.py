@@ -60,7 +60,7 @@ class Script:
         if kind.endswith("preflight"):
             return Played(files={f"{RUN}/preflight.json": json.dumps({"ready": self.ready}).encode()})
         if kind == DATA:
-            return Played(files={f"{RUN}/data/quality.json": b"{}", f"{RUN}/data/train.jsonl": b"{}"})
+            return Played(files={f"{RUN}/data/quality.json": b"{}", f"{RUN}/data/train.parquet": b"{}"})
         if kind == EVALUATE:
             assert any(f"{RUN}/adapter/adapter_config.json" in files for files in mounted.values()), "no adapter"
             return Played(files={f"{RUN}/report.html": b"<p>report", f"{RUN}/scoreboard.json": b"{}"})
@@ -76,7 +76,7 @@ class Script:
         start = self.hub[-1] if self.hub else max(steps, default=0)
         self.began.append(start)
         if kind == TRAIN and not self.hub:
-            assert any(f"{RUN}/data/train.jsonl" in files for files in mounted.values()), "no dataset"
+            assert any(f"{RUN}/data/train.parquet" in files for files in mounted.values()), "no dataset"
         outcome = self.outcomes.pop(0) if self.outcomes else "ok"
         step = min(TOTAL, start + 40)
         state = "finished" if step == TOTAL else "budget"

@@ -131,7 +131,7 @@ def finished_run(folder, adapter, time):
     (folder / "adapter" / "adapter_config.json").write_text(adapter)
     (folder / "data").mkdir()
     for split in ("train", "validation", "test"):
-        (folder / "data" / f"{split}.jsonl").write_text("{}\n")
+        (folder / "data" / f"{split}.parquet").write_text("{}\n")
     (folder / "losses.json").write_text("[]")
     status = make_status("finished", "", first_step=0, step=9, total_steps=9, seconds=1.0)
     write_status(folder, status)
@@ -145,7 +145,7 @@ def test_the_evaluation_takes_the_run_that_finished_last(kaggle, tmp_path, said)
         mount(kaggle, f"notebooks/me/{name}/runs/kelron", tmp_path / name)
     attach(resolve("tiny-cpu"), Path("run"), results=True, say=said.append)
     assert json.loads(Path("run/adapter/adapter_config.json").read_text()) == {"which": "newer"}
-    assert Path("run/data/test.jsonl").is_file()
+    assert Path("run/data/test.parquet").is_file()
     assert Path("run/losses.json").is_file()
     assert not Path("run/work").is_symlink()
 

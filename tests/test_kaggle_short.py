@@ -8,6 +8,7 @@ import sys
 
 import kaggle_image
 import psutil
+from dataset_files import rows_in
 from kaggle_stand_in import USER
 from kaggle_world import Notebooks, World
 
@@ -39,7 +40,7 @@ def test_the_command_line_stages_pushes_and_fetches_what_a_session_made(image, w
         assert command("status").endswith("next: push train the first training session\n")
     data = tmp_path / "output" / "runs" / "kelron" / "data"
     assert (data / "quality.json").is_file()
-    assert len((data / "train.jsonl").read_text(encoding="utf-8").splitlines()) > 100
+    assert len(rows_in(data)) > 100
     assert any(line.startswith("Kelron ") and "commit" in line for line in session.lines)
 
 

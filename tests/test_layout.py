@@ -14,7 +14,17 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "kelron_lib"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "ipywidgets", "huggingface_hub", "accelerate", "kaggle"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "ipywidgets",
+    "huggingface_hub",
+    "accelerate",
+    "kaggle",
+    "pyarrow",
+}
 
 
 def order():

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from dataset_files import put_rows, rows_in
 
 import kelron_lib.train as module
 from kelron_lib.begin import Begun
@@ -49,8 +50,7 @@ def data(small_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("few") / "data"
     shutil.copytree(small_data, folder)
     for split, count in ROWS.items():
-        path = folder / f"{split}.jsonl"
-        path.write_text("".join(path.read_text().splitlines(keepends=True)[:count]))
+        put_rows(folder, rows_in(folder, split)[:count], split)
     return folder
 
 

@@ -174,7 +174,7 @@ def test_no_room_for_the_status_either_hides_nothing(run, small_data, capsys, mo
 def test_the_dataset_of_an_earlier_run_survives_a_full_disk(small_data, tmp_path, capsys, monkeypatch):
     shutil.copytree(small_data, tmp_path / "data")
     with monkeypatch.context() as patch:
-        full_for(patch, "validation.jsonl")
+        full_for(patch, "validation.parquet")
         code, err = kelron(capsys, "data", tmp_path / "data", "--set", "data.seed=2", "--replace")
     assert code == 2
     assert_one_line(err)

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from dataset_files import put_rows, rows_in
 
 from kelron_lib.data import fingerprint
 from kelron_lib.dataset import SEAL, fetch_dataset, has_dataset, holds_dataset, save_dataset, stored_dataset
@@ -26,8 +27,7 @@ def other(small_data, tmp_path):
     folder = tmp_path / "other"
     folder.mkdir()
     for split in ("train", "validation", "test"):
-        rows = (small_data / f"{split}.jsonl").read_text().splitlines(keepends=True)
-        (folder / f"{split}.jsonl").write_text("".join(rows[1:]))
+        put_rows(folder, rows_in(small_data, split)[1:], split)
     return folder
 
 
@@ -57,7 +57,7 @@ def test_an_unfinished_one_counts_as_none(store, small_data, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-NAMES = ["train.jsonl", "validation.jsonl", "test.jsonl", "quality.json"]
+NAMES = ["train.parquet", "validation.parquet", "test.parquet", "quality.json"]
 DAMAGES = [(name, how) for name in NAMES for how in ("flipped", "truncated", "missing")]
 DAMAGES += [("MANIFEST.json", how) for how in ("flipped", "truncated")]  # without it there is no dataset: see above
 
@@ -108,13 +108,13 @@ class ForgetfulStore(FolderStore):
 
     def put_file(self, local, path):
         super().put_file(local, path)
-        if path.endswith("test.jsonl"):
+        if path.endswith("test.parquet"):
             (self.root / path).write_bytes(b"{}\n")
 
 
 def test_what_arrives_changed_is_not_kept(small_data, tmp_path):
     store = ForgetfulStore(tmp_path / "store")
-    with pytest.raises(KelronError, match=r"the dataset did not arrive intact .*dataset/test.jsonl"):
+    with pytest.raises(KelronError, match=r"the dataset did not arrive intact .*dataset/test.parquet"):
         save_dataset(store, small_data)
     assert store.list() == []
 

@@ -105,7 +105,7 @@ class Writing:
 def test_ls_shows_what_is_there(two, capsys):
     (two.root / "step-000140").mkdir()
     two.write_bytes("step-000140/optimizer.pt", b"half")
-    two.write_bytes("dataset/train.jsonl", bytes(2_000_000))
+    two.write_bytes("dataset/train.parquet", bytes(2_000_000))
     size = sum(len(data) for data in snapshot(two.root).values())
     code, out, _ = kelron(capsys, "ls", two.root)
     assert code == 0

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import SMALL, ticking_clock
+from dataset_files import drop_first_row
 
 from kelron_lib.config import apply_overrides, to_dict
 from kelron_lib.data import fingerprint
@@ -52,11 +53,6 @@ def adapter(out):
 
 def folder_bytes(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def without_first_row(data):
-    rows = (data / "train.jsonl").read_text().splitlines(keepends=True)
-    (data / "train.jsonl").write_text("".join(rows[1:]))
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +255,7 @@ def test_another_run_is_told_at_once_though_somebody_may_be_writing(
     if differing == "lora.r":
         config = apply_overrides(config, ["lora.r=8"])
     else:
-        without_first_row(data)
+        drop_first_row(data)
     store = open_store(run[0] / "store")
     store.write_bytes(LEASE, replace(Lease.of_this_process(), host="another-host").encode())
     before = {path: path.read_bytes() for path in (run[0] / "store").rglob("*") if path.is_file()}
@@ -284,7 +280,7 @@ def test_an_older_checkpoint_that_fits_is_left_for_restoring_to_judge(run, small
 def test_other_data_is_refused(uninterrupted, small_config, small_data, tmp_path):
     shutil.copytree(uninterrupted / "store", tmp_path / "store")
     shutil.copytree(small_data, tmp_path / "data")
-    without_first_row(tmp_path / "data")
+    drop_first_row(tmp_path / "data")
     place = f"name an empty folder with --data instead of {tmp_path / 'data'}, and it is taken from there"
     own = f"the run's own dataset is in the store: {place}"
     with pytest.raises(KelronError, match=rf"differing: data_fingerprint\).*; {re.escape(own)}$"):
@@ -297,7 +293,7 @@ def test_other_data_is_refused_without_a_hint_where_the_store_has_none(
 ):
     flat = shutil.copytree(uninterrupted / "store" / "step-000009", tmp_path / "download")
     shutil.copytree(small_data, tmp_path / "data")
-    without_first_row(tmp_path / "data")
+    drop_first_row(tmp_path / "data")
     with pytest.raises(KelronError, match=r"differing: data_fingerprint\).*another store\.url$"):
         train(apply_overrides(small_config, [f"store.url={flat}"]), tmp_path / "data", tmp_path, say=silent)
 
@@ -307,7 +303,7 @@ def test_what_a_run_was_trained_on_is_recorded_though_the_folder_changes_meanwhi
 
     def change(line):
         if line.startswith("starting at step 0"):
-            without_first_row(tmp_path / "data")
+            drop_first_row(tmp_path / "data")
 
     train(small_config, tmp_path / "data", tmp_path, clock=ticking_clock(15), say=change)
     assert fingerprint(tmp_path / "data") != fingerprint(small_data)
@@ -323,7 +319,7 @@ def test_a_dataset_that_changes_while_it_is_loaded_is_not_trained_on(small_confi
     shutil.copytree(small_data, tmp_path / "data")
 
     def changed(*args):
-        without_first_row(tmp_path / "data")
+        drop_first_row(tmp_path / "data")
         return built(*args)
 
     monkeypatch.setattr(module, "build_trainer", changed)
@@ -336,10 +332,10 @@ def test_a_damaged_dataset_in_the_store_is_refused_and_replaced_by_the_runs_own(
     uninterrupted, small_config, small_data, tmp_path
 ):
     shutil.copytree(uninterrupted / "store", tmp_path / "store")
-    without_first_row(tmp_path / "store" / "dataset")
+    drop_first_row(tmp_path / "store" / "dataset")
     store = open_store(tmp_path / "store")
     assert not verify_store(store).ok
-    with pytest.raises(KelronError, match=r"the dataset in .* is damaged \(dataset/train.jsonl has \d+ bytes"):
+    with pytest.raises(KelronError, match=r"the dataset in .* is damaged \(dataset/train.parquet has \d+ bytes"):
         train(small_config, tmp_path / "data", tmp_path, say=silent)
     assert not (tmp_path / "data").exists()
     train(small_config, small_data, tmp_path, say=silent)

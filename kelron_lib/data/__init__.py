@@ -1,13 +1,14 @@
 """Seeds to rows: split by group, expand, check, write.
 
-A row is {"id", "seed_id", "group", "kind", "intent", "language", "messages"}; messages are system, user, assistant. A
-dataset is a folder of train.jsonl, validation.jsonl, test.jsonl, quality.json, config.json and README.md.
+A row is {"id", "seed_id", "group", "kind", "intent", "language", "register", "template", "generator", "messages"};
+messages are system, then user and assistant in turn. A dataset is a folder of train.parquet, validation.parquet,
+test.parquet, quality.json, config.json and README.md, which `datasets.load_dataset(FOLDER)` reads, too.
 """
 
 from kelron_lib.data.build import CONFIG_FILE, build_dataset, rows_differ
 from kelron_lib.data.expand import expand
 from kelron_lib.data.gate import check_rows, check_splits
-from kelron_lib.data.rows import fingerprint, load_dataset_dir, read_rows
+from kelron_lib.data.rows import fingerprint, iter_rows, load_dataset_dir, old_file, read_rows, rows_file
 from kelron_lib.data.show import quality_summary, sample_text
 from kelron_lib.data.splits import SPLITS, split_groups, split_sizes
 
@@ -19,10 +20,13 @@ __all__ = [
     "check_splits",
     "expand",
     "fingerprint",
+    "iter_rows",
     "load_dataset_dir",
+    "old_file",
     "quality_summary",
     "read_rows",
     "rows_differ",
+    "rows_file",
     "sample_text",
     "split_groups",
     "split_sizes",

@@ -7,54 +7,22 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kelron_lib.config import RunConfig, differing, to_dict, to_json
-from kelron_lib.data.expand import EMPTY_SYSTEM_SHARE, expand
+from kelron_lib.data.card import card
+from kelron_lib.data.expand import expand
 from kelron_lib.data.gate import check_splits
+from kelron_lib.data.rows import Row, fingerprint, old_file, rows_file, rows_fingerprint, write_rows
 from kelron_lib.data.splits import SPLITS
 from kelron_lib.errors import KelronError
 from kelron_lib.files import cannot_write, write_whole
-from kelron_lib.persona import KINDS, Persona, load_persona, load_seeds
+from kelron_lib.persona import KINDS, load_persona, load_seeds
 from kelron_lib.runtime import DEMO, exclusive, keep_from_demos, lock_file
 
 CONFIG_FILE = "config.json"
-
-
-def _card(persona: Persona, report: Mapping[str, Any], config: RunConfig) -> str:
-    """The dataset's README: front matter for the hub, then what is in it."""
-    name = persona.name["en"]
-    table = "\n".join(
-        f"| {split} | {counts['rows']} | " + " | ".join(str(counts.get(kind, 0)) for kind in KINDS) + " |"
-        for split, counts in report["by_split"].items()
-    )
-    languages = "".join(f"\n- {language}" for language in config.data.languages)
-    return f"""---
-language:{languages}
-license: apache-2.0
-task_categories:
-- text-generation
-pretty_name: {name} identity and business dialogues
----
-# {name}: identity and business dialogues
-
-Single-turn dialogues that teach a chat model to be {name}, {persona.role["en"]} by {persona.maker["en"]}, and to
-answer short business requests. Expanded from hand-written seeds with seed {config.data.seed}; the same config gives
-the same bytes.
-
-| split | rows | {" | ".join(KINDS)} |
-|---|---|---|---|---|
-{table}
-
-Seed groups were split before expansion: no group and no question stands in two splits. {EMPTY_SYSTEM_SHARE:.0%} of the
-rows have an empty system message. No row names another assistant or its maker. People and companies are invented.
-`quality.json` is the gate's report, `config.json` the config.
-"""
-
-
-def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _replace_folder(made: Path, out: Path) -> None:
@@ -92,8 +60,38 @@ def rows_differ(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tu
     return changed
 
 
-def _is_there(files: Mapping[str, str], out: Path, replace: bool) -> bool:
-    """Whether `out` holds these very files, but for the config, which says more than what decides the rows.
+@dataclass(frozen=True)
+class _Made:
+    """A dataset that is not on disk yet."""
+
+    splits: Mapping[str, Sequence[Row]]
+    about: Mapping[str, str]
+    """The texts beside the rows, by file name."""
+
+    @property
+    def names(self) -> set[str]:
+        return {*self.about, *(rows_file(Path(), split).name for split in SPLITS)}
+
+    def write(self, folder: Path) -> None:
+        for split in SPLITS:
+            write_rows(rows_file(folder, split), self.splits[split])
+        for name, text in self.about.items():
+            (folder / name).write_text(text, encoding="utf-8", newline="\n")
+
+    def same_as(self, folder: Path) -> bool:
+        """Whether a folder holds these rows and texts, but for the config, which says more than what decides them."""
+        for name, text in self.about.items():
+            file = folder / name
+            if name != CONFIG_FILE and (not file.is_file() or file.read_bytes() != text.encode("utf-8")):
+                return False
+        try:
+            return fingerprint(folder) == rows_fingerprint(self.splits)
+        except KelronError:  # rows that cannot be read are other rows
+            return False
+
+
+def _is_there(made: _Made, out: Path, replace: bool) -> bool:
+    """Whether `out` holds this very dataset.
 
     Raises KelronError where it holds anything else that is not to be replaced.
     """
@@ -101,28 +99,25 @@ def _is_there(files: Mapping[str, str], out: Path, replace: bool) -> bool:
         return False
     if not (out / "quality.json").is_file():
         raise KelronError(f"{out} exists and is not a dataset: name another folder with --out")
-    if all(
-        (out / name).is_file() and (out / name).read_bytes() == text.encode("utf-8")
-        for name, text in files.items()
-        if name != CONFIG_FILE
-    ):
+    if made.same_as(out):
         return True
     if not replace:
+        told = _difference(made.about[CONFIG_FILE], out)
         raise KelronError(
-            f"{out} holds another dataset ({_difference(files, out)}): replace it with --replace (REPLACE in the "
-            "notebook), or name another folder with --out (RUN); a run that was trained on it goes on with that one "
-            "alone"
+            f"{out} holds another dataset ({told}): replace it with --replace (REPLACE in the notebook), "
+            "or name another folder with --out (RUN); a run that was trained on it goes on with that one alone"
         )
-    if foreign := sorted({path.name for path in out.iterdir()} - set(files)):
+    old = {old_file(out, split).name for split in SPLITS}  # which gives way with the rest
+    if foreign := sorted({path.name for path in out.iterdir()} - made.names - old):
         raise KelronError(f"{out} holds {foreign[0]!r}, which is no part of a dataset: move it away before --replace")
     return False
 
 
-def _difference(files: Mapping[str, str], out: Path) -> str:
+def _difference(config: str, out: Path) -> str:
     """In what the settings of the dataset in `out` differ from those of the new one."""
     try:
         there = json.loads((out / CONFIG_FILE).read_text(encoding="utf-8"))
-        changed = differing({"data": there["data"]}, json.loads(files[CONFIG_FILE]), ("data",))
+        changed = differing({"data": there["data"]}, json.loads(config), ("data",))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return f"its {CONFIG_FILE} does not tell of what"
     return (
@@ -145,13 +140,12 @@ def _renew_config(config: RunConfig, text: str, out: Path) -> None:
             raise cannot_write(f"write {out / CONFIG_FILE}", error) from None
 
 
-def _write(files: Mapping[str, str], out: Path) -> None:
+def _write(dataset: _Made, out: Path) -> None:
     made: Path | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        for name, text in files.items():
-            (made / name).write_text(text, encoding="utf-8", newline="\n")
+        dataset.write(made)
         made.chmod(0o755)
         _replace_folder(made, out)
     except OSError as error:
@@ -166,7 +160,7 @@ def build_dataset(
 ) -> dict[str, Any]:
     """Make the dataset of a config in the folder `out` and return the quality report (also in quality.json).
 
-    The folder appears whole or not at all; the same config gives the same bytes, and where they are there already
+    The folder appears whole or not at all; the same config gives the same rows, and where they are there already
     nothing is written. Raises KelronError for a broken persona or seed file, seeds too few for data.rows, rows that
     fail the gate (the first failing row is named), another dataset in `out` unless `replace`, and a folder in a run
     that is going on.
@@ -185,15 +179,17 @@ def build_dataset(
     report["seeds"] = {kind: len({seed.group for seed in seeds if seed.kind == kind}) for kind in KINDS}
     report["duplicates_removed"] = expansion.duplicates_removed
     report["short_of_chat"] = expansion.short
-    files = {f"{split}.jsonl": _lines(expansion.rows[split]) for split in SPLITS}
-    files["quality.json"] = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    files[CONFIG_FILE] = to_json(config)
-    files["README.md"] = _card(persona, report, config)
+    texts = {
+        "quality.json": json.dumps(report, indent=2, ensure_ascii=False) + "\n",
+        CONFIG_FILE: to_json(config),
+        "README.md": card(persona, report, config, expansion.rows),
+    }
+    made = _Made(expansion.rows, texts)
     with _run_of(out):
-        if _is_there(files, out, replace):
+        if _is_there(made, out, replace):
             say(f"{out} is already there, with these very rows: left as it is")
-            _renew_config(config, files[CONFIG_FILE], out)
+            _renew_config(config, texts[CONFIG_FILE], out)
         else:
             keep_from_demos(out.absolute().parent, say)
-            _write(files, out)
+            _write(made, out)
     return report

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.data.rows import load_dataset_dir
+from kelron_lib.data.rows import iter_rows, rows_file
 from kelron_lib.persona import KINDS
 
 
@@ -26,9 +26,8 @@ def quality_summary(report: Mapping[str, Any]) -> str:
 
 def sample_text(folder: Path, kinds: tuple[str, ...] = ("identity", "business")) -> str:
     """The first training row of each language and kind, as question and answer."""
-    rows = load_dataset_dir(folder)["train"]
     chosen: dict[tuple[str, str], str] = {}
-    for row in rows:
+    for row in iter_rows(rows_file(folder, "train")):
         key = (row["language"], row["kind"])
         if row["kind"] in kinds and key not in chosen:
             *_, question, answer = row["messages"]

@@ -63,11 +63,11 @@ def training_rows(config: RunConfig, data: Path) -> tuple[int, list[dict[str, An
 
     Raises KelronError for a dataset, persona or seeds that cannot be used.
     """
-    from kelron_lib.data import expand, read_rows, split_sizes
+    from kelron_lib.data import expand, read_rows, rows_file, split_sizes
     from kelron_lib.persona import load_persona, load_seeds
 
-    if (data / "train.jsonl").is_file():
-        rows = read_rows(data / "train.jsonl")
+    if (train := rows_file(data, "train")).is_file():
+        rows = read_rows(train)
         return len(rows), rows[:SAMPLE_ROWS]
     persona = load_persona(config.data.persona)
     few = replace(config.data, rows=min(config.data.rows, SAMPLE_ROWS))
