@@ -18,6 +18,7 @@ from pathlib import Path
 from kelron_lib import __version__
 from kelron_lib.command import Parser, ended
 from kelron_lib.config import PRESETS, RunConfig, resolve, to_json
+from kelron_lib.data_verbs import add_data_actions
 from kelron_lib.errors import KelronError
 from kelron_lib.interrupt import Interrupted
 from kelron_lib.persona_verbs import add_persona_verbs
@@ -201,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     data = verb("data", _data, "make the dataset from the persona and its seeds")
     out(data, "runs/kelron/data", "the dataset's folder")
     data.add_argument("--replace", action="store_true", help="another dataset that is there gives way")
+    add_data_actions(data)
     for name, text in (
         ("train", "train for one session; goes on where the store's newest checkpoint is"),
         ("resume", "like train, but refuses to start from nothing"),

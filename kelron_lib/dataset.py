@@ -14,7 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kelron_lib.config import PRESETS, RunConfig, as_overrides, differing, to_dict
-from kelron_lib.data import CONFIG_FILE, SPLITS, fingerprint, old_file, rows_differ, rows_file
+from kelron_lib.data import (
+    CONFIG_FILE,
+    PAGE_FILE,
+    QUALITY_FILE,
+    SPLITS,
+    fingerprint,
+    is_dataset,
+    rows_differ,
+    rows_file,
+)
 from kelron_lib.errors import KelronError
 from kelron_lib.files import cannot_write
 from kelron_lib.manifest import MANIFEST, FileRecord, digest_problems, record_files, seal, size_problems, unseal
@@ -25,7 +34,7 @@ FOLDER = "dataset"
 SEAL = f"{FOLDER}/{MANIFEST}"
 ROWS = tuple(rows_file(Path(), split).name for split in SPLITS)
 """The files that the fingerprint covers: without them a folder is no dataset."""
-ABOUT = ("quality.json", CONFIG_FILE, "README.md")
+ABOUT = (QUALITY_FILE, PAGE_FILE, CONFIG_FILE, "README.md")
 """What `kelron data` writes beside them."""
 
 
@@ -58,7 +67,7 @@ class StoredDataset:
 
 def holds_dataset(folder: Path) -> bool:
     """Whether a folder has the rows of any split, be it as JSON lines, which reading them refuses."""
-    return any((folder / name).exists() for name in (*ROWS, *(old_file(Path(), split).name for split in SPLITS)))
+    return is_dataset(folder)
 
 
 def data_command(config: RunConfig, folder: Path) -> str:

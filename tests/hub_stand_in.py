@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face Hub on 127.0.0.1: what the hub client asks of model repos and buckets, and faults.
+"""A stand-in for the Hugging Face Hub on 127.0.0.1: what the hub client asks of repos and buckets, and faults.
 
 In a test: `with StandIn(folder) as hub:` and then `HfApi(endpoint=hub.url, token=hub.token)`. For other processes:
 `python tests/hub_stand_in.py --port 8123 --folder F`, and HF_ENDPOINT and HF_TOKEN set before they import the client.
@@ -35,35 +35,38 @@ from local_server import LocalServer
 
 ID = r"(?P<id>[^/]+/[^/]+)"
 REV = r"(?P<rev>[^/]+)"
+REPOS = r"/api/(?P<type>models|datasets)"
+OF_TYPE = r"(/(?P<type>datasets))?"
 ROUTES = [
     ("POST", r"/_faults", "control"),
     ("GET", r"/api/whoami-v2", "whoami"),
     ("POST", r"/api/repos/create", "create"),
-    ("POST", rf"/api/models/{ID}/preupload/{REV}", "preupload"),
-    ("POST", rf"/{ID}\.git/info/lfs/objects/batch", "lfs_batch"),
+    ("POST", r"/api/validate-yaml", "validate"),
+    ("POST", rf"{REPOS}/{ID}/preupload/{REV}", "preupload"),
+    ("POST", rf"{OF_TYPE}/{ID}\.git/info/lfs/objects/batch", "lfs_batch"),
     ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", "lfs_put"),
     ("POST", r"/lfs/verify", "lfs_verify"),
-    ("POST", rf"/api/models/{ID}/commit/{REV}", "commit"),
-    ("GET", rf"/api/models/{ID}/tree/{REV}(/(?P<path>.+))?", "tree"),
-    ("GET", rf"/api/models/{ID}/refs", "refs"),
-    ("GET", rf"/api/models/{ID}/commits/{REV}", "commits"),
-    ("POST", rf"/api/models/{ID}/paths-info/{REV}", "paths"),
-    ("POST", rf"/api/models/{ID}/super-squash/{REV}", "squash"),
-    ("GET", rf"/api/(?P<kind>models|buckets)/{ID}/xet-(read|write)-token(/{REV})?", "xet_token"),
-    ("GET", rf"/api/models/{ID}(/revision/{REV})?", "info"),
+    ("POST", rf"{REPOS}/{ID}/commit/{REV}", "commit"),
+    ("GET", rf"{REPOS}/{ID}/tree/{REV}(/(?P<path>.+))?", "tree"),
+    ("GET", rf"{REPOS}/{ID}/refs", "refs"),
+    ("GET", rf"{REPOS}/{ID}/commits/{REV}", "commits"),
+    ("POST", rf"{REPOS}/{ID}/paths-info/{REV}", "paths"),
+    ("POST", rf"{REPOS}/{ID}/super-squash/{REV}", "squash"),
+    ("GET", rf"/api/(?P<kind>models|datasets|buckets)/{ID}/xet-(read|write)-token(/{REV})?", "xet_token"),
+    ("GET", rf"{REPOS}/{ID}(/revision/{REV})?", "info"),
     ("POST", rf"/api/buckets/{ID}", "bucket_create"),
     ("GET", rf"/api/buckets/{ID}", "bucket_info"),
     ("POST", rf"/api/buckets/{ID}/batch", "bucket_batch"),
     ("GET", rf"/api/buckets/{ID}/tree(/(?P<path>.+))?", "bucket_tree"),
     ("POST", rf"/api/buckets/{ID}/paths-info", "bucket_paths"),
     ("HEAD|GET", rf"/buckets/{ID}/resolve/(?P<path>.+)", "bucket_resolve"),
-    ("HEAD|GET", rf"/{ID}/resolve/{REV}/(?P<path>.+)", "resolve"),
+    ("HEAD|GET", rf"{OF_TYPE}/{ID}/resolve/{REV}/(?P<path>.+)", "resolve"),
     ("HEAD|GET", r"/cdn/(?P<oid>[0-9a-f]{64})", "cdn"),
 ]
 WRITES = {"create", "preupload", "lfs_batch", "commit", "squash", "bucket_create", "bucket_batch"}
 OPEN = {"control", "lfs_put", "cdn"}
 """Routes that need no token: the signed addresses, and the stand-in's own."""
-LARGE_ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
+LARGE_ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".parquet")
 BLOCK = 1 << 18
 """Bytes of a content in memory at once."""
 QUOTA = "Private repository storage limit reached, please upgrade your plan to increase your private storage limit."
@@ -166,7 +169,7 @@ class StandIn(LocalServer):
         return [commit["title"] for commit in self.repos[repo]["commits"]]
 
     def content(self, name: str) -> dict[str, bytes]:
-        """What a repo (`me/x`) or bucket (`buckets/me/x`) holds now."""
+        """What a model repo (`me/x`), dataset repo (`datasets/me/x`) or bucket (`buckets/me/x`) holds now."""
         if name.startswith("buckets/"):
             files = self.buckets[name.removeprefix("buckets/")]["files"]
         else:
@@ -329,6 +332,8 @@ class Handler(BaseHTTPRequestHandler):
             match = re.fullmatch(pattern, split.path)
             if match and self.command in method.split("|"):
                 groups = {key: unquote(value) for key, value in match.groupdict().items() if value is not None}
+                if groups.pop("type", "") == "datasets":
+                    groups["id"] = f"datasets/{groups['id']}"
                 self.serve(route, groups, body)
                 if isinstance(body, Path):
                     body.unlink(missing_ok=True)
@@ -421,7 +426,11 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(401, "Invalid username or password.", "RepoNotFound")
         if sent not in (self.hub.token, self.hub.read_token):
             raise Refused(401, "Invalid credentials in Authorization header")
-        foreign = "id" in groups and groups["id"].split("/")[0] not in (self.hub.user, self.hub.organisation, "x")
+        foreign = "id" in groups and groups["id"].removeprefix("datasets/").split("/")[0] not in (
+            self.hub.user,
+            self.hub.organisation,
+            "x",
+        )
         if foreign and route != "bucket_create" and not self.is_public(groups["id"]):
             raise Refused(404, "Repository not found", "RepoNotFound")
         if (route in WRITES or "xet-write" in self.path) and (foreign or sent != self.hub.token):
@@ -447,6 +456,7 @@ class Handler(BaseHTTPRequestHandler):
         name = f"{wanted.get('organization') or self.hub.user}/{wanted['name']}"
         if name.split("/")[0] not in (self.hub.user, self.hub.organisation):
             raise Refused(403, "You don't have the rights to create a model under this namespace")
+        name = f"datasets/{name}" if wanted.get("type") == "dataset" else name
         url = f"{self.hub.url}/{name}"
         with self.hub.lock:
             if name in self.hub.repos:
@@ -455,6 +465,17 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.repos[name] = {"private": private, "commits": []}
             self.new_commit(name, "initial commit", {".gitattributes": self.hub.record(b"", large=False)})
         return 200, {"url": url, "name": name}
+
+    def on_validate(self, _: dict, body: bytes) -> tuple:
+        """What a card says of itself, as far as it can be judged here: front matter that is YAML."""
+        import yaml
+
+        parts = json.loads(body)["content"].split("---\n")
+        try:
+            good = isinstance(yaml.safe_load(parts[1]) if len(parts) > 2 and not parts[0] else None, dict)
+        except yaml.YAMLError:
+            good = False
+        return (200, {"errors": [], "warnings": []}) if good else (400, {"errors": [{"message": "no front matter"}]})
 
     def repo(self, groups: dict[str, str]) -> dict:
         if groups["id"] not in self.hub.repos:
@@ -483,7 +504,8 @@ class Handler(BaseHTTPRequestHandler):
         commit = self.revision(groups)
         siblings = [{"rfilename": path} for path in commit["files"]]
         private = self.repo(groups)["private"]
-        return 200, {"id": groups["id"], "sha": commit["oid"], "private": private, "tags": [], "siblings": siblings}
+        name, lists = groups["id"].removeprefix("datasets/"), {"tags": [], "siblings": siblings}
+        return 200, {"id": name, "sha": commit["oid"], "private": private, **lists}
 
     def on_refs(self, groups: dict, _: bytes) -> tuple:
         head = self.revision(groups)["oid"]

@@ -13,8 +13,9 @@ from typing import Any
 
 from kelron_lib.config import RunConfig, differing, to_dict, to_json
 from kelron_lib.data.card import card
+from kelron_lib.data.check import QUALITY_FILE, quality_text
 from kelron_lib.data.expand import expand
-from kelron_lib.data.gate import check_splits
+from kelron_lib.data.gate import PAGE_FILE, check_splits, quality_page
 from kelron_lib.data.rows import Row, fingerprint, old_file, rows_file, rows_fingerprint, write_rows
 from kelron_lib.data.splits import SPLITS
 from kelron_lib.errors import KelronError
@@ -79,10 +80,13 @@ class _Made:
             (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
     def same_as(self, folder: Path) -> bool:
-        """Whether a folder holds these rows and texts, but for the config, which says more than what decides them."""
+        """Whether a folder holds these rows and texts, but for the config, which says more than what decides them, and
+        the page, which says what the report does."""
         for name, text in self.about.items():
             file = folder / name
-            if name != CONFIG_FILE and (not file.is_file() or file.read_bytes() != text.encode("utf-8")):
+            if name not in (CONFIG_FILE, PAGE_FILE) and (
+                not file.is_file() or file.read_bytes() != text.encode("utf-8")
+            ):
                 return False
         try:
             return fingerprint(folder) == rows_fingerprint(self.splits)
@@ -97,7 +101,7 @@ def _is_there(made: _Made, out: Path, replace: bool) -> bool:
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    if not (out / "quality.json").is_file():
+    if not (out / QUALITY_FILE).is_file():
         raise KelronError(f"{out} exists and is not a dataset: name another folder with --out")
     if made.same_as(out):
         return True
@@ -180,7 +184,8 @@ def build_dataset(
     report["duplicates_removed"] = expansion.duplicates_removed
     report["short_of_chat"] = expansion.short
     texts = {
-        "quality.json": json.dumps(report, indent=2, ensure_ascii=False) + "\n",
+        QUALITY_FILE: quality_text(report),
+        PAGE_FILE: quality_page(report, f"{persona.name['en']}: dataset"),
         CONFIG_FILE: to_json(config),
         "README.md": card(persona, report, config, expansion.rows),
     }

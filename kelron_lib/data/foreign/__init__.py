@@ -1,7 +1,8 @@
 """Chat files that others made: JSON lines, a JSON list or a table, in whatever shape, as a stream of rows.
 
 A row has `line`, its number in the file; `language` is its own or that of its scripts. What it does not tell of a row's
-fields (kind, intent, group) is an empty text. A system message is there only where the file has one.
+fields (kind, intent, group) is an empty text. A system message is there only where the file has one. Whether the turns
+are in order, and what they say, is for the gate to judge.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any
 
 from kelron_lib.config import nearest
 from kelron_lib.data.foreign.records import JSON_LINES, TABLE, Record, form_of, records
-from kelron_lib.data.foreign.shapes import ANSWER, QUESTION, Misshapen, Shape, order_problem, shape_of
+from kelron_lib.data.foreign.shapes import ANSWER, QUESTION, Misshapen, Shape, shape_of
 from kelron_lib.data.foreign.text import TextFile, open_text
+from kelron_lib.data.gate.language import language_of
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import KINDS
 from kelron_lib.settings import LANGUAGES
@@ -27,24 +29,9 @@ _LANGUAGES = {
     "ja": "ja", "jp": "ja", "jpn": "ja", "japanese": "ja", "일본어": "ja", "日本語": "ja",
 }  # fmt: skip
 _TOLD = ("seed_id", "group", "intent", "register", "template", "generator")
-_HANGUL = re.compile("[가-힣ㄱ-ㅎㅏ-ㅣ]")
-_KANA = re.compile("[ぁ-ゖァ-ヺー]")
 _HAN = re.compile("[㐀-䶿一-鿿々]")
-_LATIN = re.compile("[A-Za-zÀ-ɏ]")
-_OTHER = re.compile(r"[^\W\d_]")
 _NAMED = 10
 """Lines that an error names."""
-
-
-def script_language(text: str) -> tuple[str, bool]:
-    """The language that the scripts of a text tell, empty for none, and whether Chinese characters alone told it."""
-    hangul, kana = len(_HANGUL.findall(text)), len(_KANA.findall(text))
-    if hangul or kana:
-        return ("ko" if hangul >= kana else "ja"), False
-    if _HAN.search(text):
-        return "ja", True
-    letters = len(_OTHER.findall(text))
-    return ("en" if letters and len(_LATIN.findall(text)) >= 0.5 * letters else ""), False
 
 
 @dataclass
@@ -103,8 +90,8 @@ class ForeignFile:
             messages = self.shape.read(value)
         except Misshapen as problem:
             raise KelronError(f"{where}: {problem}") from None
-        if problem_ := order_problem(messages) or _broken(messages):
-            raise KelronError(f"{where}: {problem_}")
+        if half := _half_letter(messages):
+            raise KelronError(f"{where}: {half}")
         told = {name: value[name] if isinstance(value.get(name), str) else "" for name in _TOLD}
         kind = value.get("kind")
         return {
@@ -127,10 +114,12 @@ class ForeignFile:
                 )
             return _LANGUAGES[name]
         for role in ("assistant", "user"):  # an answer of digits alone says nothing
-            found, only_han = script_language("\n".join(m["content"] for m in messages if m["role"] == role))
-            if found:
-                self.only_han += only_han
+            text = "\n".join(message["content"] for message in messages if message["role"] == role)
+            if found := language_of(text):
                 return found
+            if _HAN.search(text):
+                self.only_han += 1
+                return "ja"
         return ""
 
 
@@ -142,7 +131,7 @@ def _unlike(value: Mapping[str, Any], shape: Shape) -> str:
     return f"has {', '.join(map(repr, value)) or 'nothing'} and not what the shape {shape.name} needs"
 
 
-def _broken(messages: list[dict[str, str]]) -> str | None:
+def _half_letter(messages: list[dict[str, str]]) -> str | None:
     """A text that cannot be written as UTF-8: half of a pair of code units, as cut emoji leave it."""
     for number, message in enumerate(messages, start=1):
         try:

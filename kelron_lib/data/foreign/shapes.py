@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 Message = dict[str, str]
@@ -131,24 +130,3 @@ SHAPES = (
 def shape_of(value: Mapping[str, Any]) -> Shape | None:
     """The shape of an object, or None for one of none."""
     return next((shape for shape in SHAPES if shape.fits(value)), None)
-
-
-def order_problem(messages: list[Message]) -> str | None:
-    """What is wrong with the order and the texts of messages, and what to do; None where nothing is."""
-    roles = [message["role"] for message in messages]
-    turns = roles[1:] if roles[0] == "system" else roles
-    for number, message in enumerate(messages, start=1):
-        if message["role"] != "system" and not message["content"].strip():
-            return f"message {number} ({message['role']}) is empty: write it, or leave the row out"
-    if "system" in turns:
-        return f"message {roles.index('system', 1) + 1} is a system message: only the first may be one"
-    if "assistant" not in turns:
-        return "no answer: add the assistant's"
-    if turns[0] != "user":
-        return f"begins with {turns[0]}: take what comes before the first question out"
-    if turns[-1] != "assistant":
-        return "ends with a question: add its answer, or take the question out"
-    if turns != ["user", "assistant"] * (len(turns) // 2):
-        twice = next(number for number, pair in enumerate(pairwise(roles), 1) if pair[0] == pair[1])
-        return f"messages {twice} and {twice + 1} are both {roles[twice]}: join them, so that the two take turns"
-    return None
