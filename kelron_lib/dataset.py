@@ -19,6 +19,7 @@ from kelron_lib.data import (
     PAGE_FILE,
     QUALITY_FILE,
     SPLITS,
+    changed_since,
     fingerprint,
     is_dataset,
     rows_differ,
@@ -101,6 +102,12 @@ def require_made_for(config: RunConfig, folder: Path) -> None:
             f"the dataset in {folder} was made with {', '.join(then)} and the config has {', '.join(now)}: make it "
             f"again with `{data_command(config, folder)} --replace`, or train on it with "
             f"{' '.join(f'--set {shlex.quote(text)}' for text in then)}"
+        )
+    quality = read_json(folder / QUALITY_FILE) if (folder / QUALITY_FILE).is_file() else {}
+    if isinstance(quality, dict) and changed_since(config.data, quality):
+        raise KelronError(
+            f"{config.data.own} was changed since the dataset in {folder} was made from it: make it again with "
+            f"`{data_command(config, folder)} --replace`, or bring the old file back"
         )
 
 

@@ -103,6 +103,10 @@ class DataSettings:
     """Longest row, in tokens, system prompt included."""
     seed: int = 1
     """Seed of the expansion and of the split."""
+    own: str = ""
+    """Path of a chat file (.jsonl, .json, .csv) whose rows are mixed in; empty: none."""
+    own_share: float = 0.0
+    """Share of all rows that come from data.own."""
 
     def __post_init__(self) -> None:
         require(bool(self.persona.strip()), "data.persona is empty: name a packaged persona or a persona file")
@@ -119,6 +123,13 @@ class DataSettings:
             "data.identity_share", self.identity_share, above=0, most=0.9, why="so that business rows are left"
         )
         require_range("data.max_tokens", self.max_tokens, least=32)
+        require_range("data.own_share", self.own_share, least=0, most=0.7, why="so that the identity has room")
+        require(
+            bool(self.own) == (self.own_share > 0),
+            f"data.own_share is {self.own_share:g} and data.own names no file: name one, or leave data.own_share out"
+            if not self.own
+            else f"data.own names {self.own} and data.own_share is 0: set it to the share of rows that come from there",
+        )
 
 
 @dataclass(frozen=True)

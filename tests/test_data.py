@@ -20,7 +20,9 @@ from kelron_lib.runtime import exclusive
 from kelron_lib.settings import LANGUAGES
 
 CONFIG = load_preset("tiny-cpu")
-FILES = ("train.parquet", "validation.parquet", "test.parquet", "quality.json", "config.json", "README.md")
+FILES = (
+    "train.parquet", "validation.parquet", "test.parquet", "quality.json", "quality.html", "config.json", "README.md",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from kelron_lib.data.check import write_report as write_quality
 from kelron_lib.data.expand import expand
 from kelron_lib.data.foreign import open_foreign
 from kelron_lib.data.gate import PAGE_FILE, check_rows, check_splits
+from kelron_lib.data.own import changed_since
 from kelron_lib.data.rows import fingerprint, iter_rows, load_dataset_dir, old_file, read_rows, rows_file
 from kelron_lib.data.show import find_rows, quality_summary, rows_json, rows_text, sample_text
 from kelron_lib.data.splits import SPLITS, split_groups, split_sizes
@@ -21,6 +22,7 @@ __all__ = [
     "QUALITY_FILE",
     "SPLITS",
     "build_dataset",
+    "changed_since",
     "check_path",
     "check_rows",
     "check_splits",

@@ -14,13 +14,14 @@ from typing import Any
 from kelron_lib.config import RunConfig, differing, to_dict, to_json
 from kelron_lib.data.card import card
 from kelron_lib.data.check import QUALITY_FILE, quality_text
-from kelron_lib.data.expand import expand
+from kelron_lib.data.expand import Expansion, expand
 from kelron_lib.data.gate import PAGE_FILE, check_splits, quality_page
+from kelron_lib.data.own import mix_in, read_own
 from kelron_lib.data.rows import Row, fingerprint, old_file, rows_file, rows_fingerprint, write_rows
 from kelron_lib.data.splits import SPLITS
 from kelron_lib.errors import KelronError
 from kelron_lib.files import cannot_write, write_whole
-from kelron_lib.persona import KINDS, load_persona, load_seeds
+from kelron_lib.persona import KINDS, Persona, Seed, load_persona, load_seeds
 from kelron_lib.runtime import DEMO, exclusive, keep_from_demos, lock_file
 
 CONFIG_FILE = "config.json"
@@ -51,13 +52,14 @@ def _run_of(out: Path) -> contextlib.AbstractContextManager[None]:
 def rows_differ(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The keys of two configs, with both values, that may give them different rows.
 
-    The longest row is only asked for when rows are encoded; and a persona's file may lie elsewhere on another machine.
+    The longest row is only asked for when rows are encoded, and files may lie elsewhere on another machine:
+    `own.changed_since` tells whether the user's is another one.
     """
     changed = differing(then, now, ("data",))
     changed.pop("data.max_tokens", None)
-    personas = changed.get("data.persona", ())
-    if len({Path(str(name)).name for name in personas}) == 1:
-        del changed["data.persona"]
+    for key in ("data.persona", "data.own"):
+        if len({Path(str(name)).name for name in changed.get(key, ())}) == 1:
+            del changed[key]
     return changed
 
 
@@ -159,6 +161,21 @@ def _write(dataset: _Made, out: Path) -> None:
             shutil.rmtree(made)
 
 
+def _expanded(
+    config: RunConfig, persona: Persona, seeds: Sequence[Seed], say: Callable[[str], None]
+) -> tuple[Expansion, dict[str, Any]]:
+    """The rows of the seeds, and with them those of the user's own file where there is one, and what is to be reported
+    of these."""
+    own = read_own(config.data, persona) if config.data.own else None
+    expansion = expand(config.data, persona, seeds)
+    if own is None:
+        return expansion, {}
+    mixed = mix_in(own, expansion.rows, config.data)
+    for line in [*own.told, *own.lines()]:
+        say(line)
+    return expansion, mixed
+
+
 def build_dataset(
     config: RunConfig, out: Path, *, replace: bool = False, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
@@ -166,14 +183,14 @@ def build_dataset(
 
     The folder appears whole or not at all; the same config gives the same rows, and where they are there already
     nothing is written. Raises KelronError for a broken persona or seed file, seeds too few for data.rows, rows that
-    fail the gate (the first failing row is named), another dataset in `out` unless `replace`, and a folder in a run
-    that is going on.
+    fail the gate (the first failing row is named), an own file that gives too few rows, another dataset in `out` unless
+    `replace`, and a folder in a run that is going on.
     """
     persona = load_persona(config.data.persona)
     for note in persona.notes:
         say(f"note: {note}")
     seeds = load_seeds(persona, config.data.languages, config.data.seeds)
-    expansion = expand(config.data, persona, seeds)
+    expansion, mixed = _expanded(config, persona, seeds, say)
     report = check_splits(expansion.rows, persona, config.data.identity_share)
     for finding in report["findings"]:
         if finding["severity"] == "error":
@@ -183,6 +200,7 @@ def build_dataset(
     report["seeds"] = {kind: len({seed.group for seed in seeds if seed.kind == kind}) for kind in KINDS}
     report["duplicates_removed"] = expansion.duplicates_removed
     report["short_of_chat"] = expansion.short
+    report |= {"own": mixed} if mixed else {}
     texts = {
         QUALITY_FILE: quality_text(report),
         PAGE_FILE: quality_page(report, f"{persona.name['en']}: dataset"),
