@@ -35,9 +35,16 @@ def add_data_actions(data: argparse.ArgumentParser) -> None:
     )
     check.add_argument("--persona", help="whose identity the rows are to teach (default: the dataset's, else kelron)")
     check.add_argument("--report", metavar="DIR", type=Path, help="write quality.json and quality.html there")
-    check.add_argument("--preset", dest="as_preset", help="check lengths and end tokens as this preset trains, too")
     check.add_argument(
-        "--set", dest="as_set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="one value of it"
+        "--preset", dest="as_preset", metavar="PRESET", help="check lengths and end tokens as this preset trains, too"
+    )
+    check.add_argument(
+        "--set",
+        dest="as_set",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        help="override one config value",
     )
     show = action("show", _show, "print rows of a dataset")
     show.add_argument("path", metavar="PATH", type=Path, help="the dataset's folder")

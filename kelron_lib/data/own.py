@@ -29,12 +29,15 @@ from kelron_lib.settings import DataSettings
 
 GENERATOR = "mixed"
 HELD_OUT: Mapping[str, float] = {"validation": 0.05, "test": 0.05}
-"""Share of the questions that no row trains on, by split."""
+"""Share of the questions that no row trains on, by split; less where the split has no room for so many."""
 LEFT_HELD_OUT = 0.5
 """Share of the held-out rows of a language and kind that stay the seeds', whose groups are held out as a whole."""
 _SPARE = 4
 """Rows that are looked at for one that is wanted, before a file counts as unusable."""
 _NAMED = 10
+
+Place = tuple[str, str, bool]
+"""Split, language, and whether it is about the identity."""
 
 
 @dataclass
@@ -193,10 +196,19 @@ def _require_enough(own: Own, count: int, settings: DataSettings) -> None:
         )
 
 
-def _split_of(row: Row) -> str:
+def _shares(places: Mapping[Place, Sequence[int]], wanted: int) -> dict[str, float]:
+    """Share of the questions for each held-out split: at most half of the room that it has, so that no language and
+    kind has far more than fit."""
+    room: Counter[str] = Counter()
+    for (split, _, _), indices in places.items():
+        room[split] += len(indices)
+    return {split: min(share, room[split] / 2 / wanted) for split, share in HELD_OUT.items()}
+
+
+def _split_of(row: Row, shares: Mapping[str, float]) -> str:
     """Where a row goes, by its first question alone."""
     at = _draw(f"split:{_asked(row)[0]}")
-    for split, share in HELD_OUT.items():
+    for split, share in shares.items():
         if at < share:
             return split
         at -= share
@@ -214,20 +226,16 @@ def _alike(held: Sequence[Row], train: Sequence[Row]) -> set[str]:
     return found
 
 
-def _homes(rows: Sequence[Row], train: Sequence[Row]) -> dict[str, str]:
+def _homes(rows: Sequence[Row], train: Sequence[Row], shares: Mapping[str, float]) -> dict[str, str]:
     """The split of each group; held-out rows that are like training rows, of the seeds or of these, join them, until
     none is."""
-    home = {row["group"]: _split_of(row) for row in rows}
+    home = {row["group"]: _split_of(row, shares) for row in rows}
     new: Sequence[Row] = [*train, *(row for row in rows if home[row["group"]] == "train")]
     while new:
         moved = _alike([row for row in rows if home[row["group"]] != "train"], new)
         home.update(dict.fromkeys(moved, "train"))
         new = [row for row in rows if row["group"] in moved]
     return home
-
-
-Place = tuple[str, str, bool]
-"""Split, language, and whether it is about the identity."""
 
 
 def _places(splits: Mapping[str, Sequence[Row]], seed: int) -> dict[Place, list[int]]:
@@ -250,7 +258,8 @@ def mix_in(own: Own, splits: dict[str, list[dict[str, Any]]], settings: DataSett
     """
     asked = {question for rows in splits.values() for row in rows for question in _asked(row)}
     near = _alike(own.usable, [row for split in HELD_OUT for row in splits[split]])
-    homes, places = _homes(own.usable, splits["train"]), _places(splits, settings.seed)
+    places = _places(splits, settings.seed)
+    homes = _homes(own.usable, splits["train"], _shares(places, own.wanted))
     taken: Counter[Place] = Counter()
     for row in own.usable:
         if taken.total() == own.wanted:
