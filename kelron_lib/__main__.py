@@ -35,6 +35,14 @@ def _data(args: argparse.Namespace, config: RunConfig) -> int:
     return 0
 
 
+def _rehearse(args: argparse.Namespace, config: RunConfig) -> int:
+    from kelron_lib.rehearse import rehearse, summary
+
+    print(summary(rehearse(config, args.out, most=args.most)))
+    print(f"mix them in with: kelron data --set data.own={args.out / 'own_words.jsonl'}")
+    return 0
+
+
 def _train(args: argparse.Namespace, config: RunConfig) -> int:
     from kelron_lib.launch import Cluster
     from kelron_lib.train import train
@@ -203,6 +211,9 @@ def _parser() -> argparse.ArgumentParser:
     out(data, "runs/kelron/data", "the dataset's folder")
     data.add_argument("--replace", action="store_true", help="another dataset that is there gives way")
     add_data_actions(data)
+    own = verb("rehearse", _rehearse, "rows in the base's own words: paraphrases, and answers against forgetting")
+    out(own, "runs/kelron/own_words", "where the rows go")
+    own.add_argument("--most", type=int, default=3000, help="prompts to the base at most (default: %(default)s)")
     for name, text in (
         ("train", "train for one session; goes on where the store's newest checkpoint is"),
         ("resume", "like train, but refuses to start from nothing"),

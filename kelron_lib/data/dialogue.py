@@ -46,7 +46,7 @@ class Pools:
 def estimated_tokens(text: str) -> float:
     """About the most tokens that Qwen2.5's tokenizer makes of a text: one for three ASCII characters and nine for ten
     others. An estimate, for choosing; the encoder counts, and refuses what does not fit."""
-    plain = sum(char.isascii() for char in text)
+    plain = len(text.encode("ascii", "ignore"))
     return plain / 3 + 0.9 * (len(text) - plain)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from kelron_lib.data.dialogue import Pools, compose, fits
 from kelron_lib.data.draw import Drawn, draw
+from kelron_lib.data.gate.similar import Others
 from kelron_lib.data.splits import HELD_OUT, SPLITS, row_quotas, split_groups
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import KINDS, Persona, Seed
@@ -24,11 +25,16 @@ EMPTY_SYSTEM_SHARE = 0.10
 """Share of rows with an explicit empty system message, so that the identity holds without the prompt."""
 GENERATOR = "seeds"
 _MOST_TRIES = 60
+_SURPLUS = 2
+"""Held-out rows of the full set are drawn so many times over: some are too much like a training row."""
+
+
+Row = dict[str, Any]
 
 
 @dataclass
 class Expansion:
-    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    rows: dict[str, list[Row]] = field(default_factory=dict)
     """Rows by split."""
     duplicates_removed: int = 0
     """Drawn rows that were dropped because the same question and answer were there already."""
@@ -66,7 +72,7 @@ class _Expander:
         self.asked_in.update((question, split) for question, _ in drawn.pairs)
         return True
 
-    def _row(self, seed: Seed, drawn: Drawn, rng: random.Random) -> dict[str, Any]:
+    def _row(self, seed: Seed, drawn: Drawn, rng: random.Random) -> Row:
         number = self.serial[seed.id] = self.serial.get(seed.id, 0) + 1
         system = "" if rng.random() < EMPTY_SYSTEM_SHARE else self.persona.system_prompt[seed.language]
         messages = [{"role": "system", "content": system if drawn.system is None else drawn.system}]
@@ -92,12 +98,12 @@ class _Expander:
         system = self.persona.system_prompt[language] if drawn.system is None else drawn.system
         return not self.full or fits(drawn.pairs, system, self.settings.max_tokens)
 
-    def take(self, split: str, seeds: Sequence[Seed], pools: Pools, count: int) -> list[dict[str, Any]]:
+    def take(self, split: str, seeds: Sequence[Seed], pools: Pools, count: int) -> list[Row]:
         """Up to `count` new rows, from all seeds alike; fewer once no seed has a new one to give."""
         if not seeds:
             return []
         rng = random.Random(f"{self.settings.seed}:{split}:{seeds[0].language}:{seeds[0].kind}")
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         live = list(seeds)
         while live and len(rows) < count:
             rng.shuffle(live)
@@ -112,6 +118,44 @@ class _Expander:
         return rows
 
 
+def _asked(row: Row) -> list[str]:
+    return [message["content"] for message in row["messages"] if message["role"] == "user"]
+
+
+def _text(row: Row) -> str:
+    return "\n".join(message["content"] for message in row["messages"][1:])
+
+
+class _Trained:
+    """The training rows of a language, whole and question by question, for held-out rows to be unlike."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._whole = Others([_text(row) for row in rows])
+        self._asked = Others(sorted({question for row in rows for question in _asked(row)}))
+
+    def unlike(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows that are unlike every training row, as a whole and in each of their questions (Jaccard of character
+        3-grams under gate.similar.THRESHOLD)."""
+        asked = sorted({question for row in rows for question in _asked(row)})
+        familiar = {question for question, found in zip(asked, self._asked.similar(asked), strict=True) if found}
+        alike = self._whole.similar([_text(row) for row in rows])
+        return [
+            row
+            for row, found in zip(rows, alike, strict=True)
+            if found is None and not any(question in familiar for question in _asked(row))
+        ]
+
+
+def _take_unlike(
+    expander: _Expander, split: str, seeds: Sequence[Seed], pools: Pools, count: int, trained: _Trained
+) -> list[Row]:
+    """Up to `count` held-out rows of the full set, those alone that are unlike training."""
+    rows: list[Row] = []
+    while len(rows) < count and (drawn := expander.take(split, seeds, pools, _SURPLUS * (count - len(rows)))):
+        rows += trained.unlike(drawn)
+    return rows[:count]
+
+
 def expand(settings: DataSettings, persona: Persona, seeds: Sequence[Seed]) -> Expansion:
     """`settings.rows` unique rows in three splits that share no seed group and no question.
 
@@ -123,10 +167,18 @@ def expand(settings: DataSettings, persona: Persona, seeds: Sequence[Seed]) -> E
     for (split, language), quota in row_quotas(settings).items():
         pool = [seed for seed in seeds if seed.language == language and seed.group in groups[split]]
         pools = Pools.of(pool, held_out=split != "train")
-        made: dict[str, list[dict[str, Any]]] = {}
+        trained = None
+        if split != "train" and expander.full:
+            trained = _Trained([row for row in result.rows["train"] if row["language"] == language])
+        made: dict[str, list[Row]] = {}
         for kind in ("identity", "chat", "business"):
             wanted = quota[kind] + (quota["chat"] - len(made["chat"]) if kind == "business" else 0)
-            made[kind] = expander.take(split, [seed for seed in pool if seed.kind == kind], pools, wanted)
+            own = [seed for seed in pool if seed.kind == kind]
+            made[kind] = (
+                _take_unlike(expander, split, own, pools, wanted, trained)
+                if trained
+                else expander.take(split, own, pools, wanted)
+            )
             if kind != "chat" and len(made[kind]) < wanted:
                 raise KelronError(
                     f"the seeds give {len(made[kind])} distinct {kind} rows for {language} in {split}, {wanted} are "

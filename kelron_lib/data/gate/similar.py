@@ -175,21 +175,33 @@ def similar_to_earlier(texts: Sequence[str], threshold: float = THRESHOLD) -> li
     return [index if index is None or result[index] is None else result[index] for index in result]
 
 
+class Others:
+    """Texts that others are compared with, made ready once."""
+
+    def __init__(self, texts: Sequence[str], threshold: float = THRESHOLD) -> None:
+        self._pool = _Pool(_bins_for(texts), threshold)
+        for start, block in _blocks(texts, self._pool.bins):
+            self._pool.add(texts[start : start + _BLOCK], block.counts, block.sizes)
+
+    def similar(self, texts: Sequence[str]) -> list[tuple[int, float] | None]:
+        """For each text the most similar of the others, (index, Jaccard), or None where all are below the threshold."""
+        pool, result = self._pool, list[tuple[int, float] | None]()
+        for _, block in _blocks(texts, pool.bins):
+            for found, pairs in zip(block.sets, pool.candidates(block), strict=True):
+                best: tuple[int, float] | None = None
+                for bound, index in pairs:
+                    if best is not None and bound <= best[1]:
+                        break
+                    if (likeness := pool.likeness(found, index)) >= max(
+                        pool.threshold - _SLACK, best[1] if best else 0.0
+                    ):
+                        best = (index, likeness)
+                result.append(best)
+        return result
+
+
 def similar_to_others(
     texts: Sequence[str], others: Sequence[str], threshold: float = THRESHOLD
 ) -> list[tuple[int, float] | None]:
     """For each text the most similar of the others, (index, Jaccard), or None where all are below the threshold."""
-    pool = _Pool(_bins_for([*texts, *others]), threshold)
-    for start, block in _blocks(others, pool.bins):
-        pool.add(others[start : start + _BLOCK], block.counts, block.sizes)
-    result: list[tuple[int, float] | None] = []
-    for _, block in _blocks(texts, pool.bins):
-        for found, pairs in zip(block.sets, pool.candidates(block), strict=True):
-            best: tuple[int, float] | None = None
-            for bound, index in pairs:
-                if best is not None and bound <= best[1]:
-                    break
-                if (likeness := pool.likeness(found, index)) >= max(threshold - _SLACK, best[1] if best else 0.0):
-                    best = (index, likeness)
-            result.append(best)
-    return result
+    return Others(others, threshold).similar(texts)
