@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from typing import Any
 
 MARKER = "kelron-library.json"
 """Beside this file in the dataset: what the dataset holds."""
+COMMIT_VARIABLE = "KELRON_COMMIT"
+"""Names the commit of the library that a pushed notebook was pushed with; by hand there is none."""
 REFUSED = "from peft.import_utils import is_torchao_available; is_torchao_available()"
 """Raises ImportError where peft would refuse to work beside the torchao that is installed."""
 INSTALLED = (
@@ -91,6 +94,16 @@ def remove_torchao() -> str:
     return f"torchao {version} removed, which peft refuses"
 
 
+def check_pushed(marker: dict[str, Any]) -> None:
+    """Raise BootstrapError where the mounted library is not the one that this notebook was pushed with."""
+    pushed = os.environ.get(COMMIT_VARIABLE, "")
+    if pushed not in ("", marker["commit"]):
+        raise BootstrapError(
+            f"the library that is mounted is of commit {marker['commit'][:12]}, and this notebook was pushed with that "
+            f"of {pushed[:12]}: Kaggle may mount a new version some minutes late; push again"
+        )
+
+
 def check_commit(marker: dict[str, Any]) -> str:
     """Where Python finds Kelron. Raises BootstrapError unless it is the dataset's commit."""
     told = run(sys.executable, "-c", INSTALLED)
@@ -134,6 +147,7 @@ def bootstrap(folder: Path, preset: str, gpus: bool) -> list[str]:
     Raises BootstrapError.
     """
     marker = read_marker(folder)
+    check_pushed(marker)
     if preset not in marker["gpus"]:
         raise BootstrapError(f"unknown preset {preset!r}: this library has {', '.join(marker['gpus'])}")
     installed = install(folder, marker)

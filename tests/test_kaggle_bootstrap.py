@@ -133,7 +133,7 @@ def test_a_tree_with_changes_is_refused_and_dirty_is_marked(wheels, tmp_path):
     (project / "kelron_lib" / "errors.py").write_text(
         "# changed\n" + (project / "kelron_lib" / "errors.py").read_text()
     )
-    with pytest.raises(KelronError, match=r"^1 files of the library have changes .*kelron_lib/errors.py .*--dirty"):
+    with pytest.raises(KelronError, match=r"^1 files that go to Kaggle have changes .*kelron_lib/errors.py .*--dirty"):
         library.stage_library(project, tmp_path / "out", owner="me", wheels=wheels)
     made = library.stage_library(project, tmp_path / "out", owner="me", wheels=wheels, dirty=True)
     assert "-dirty-" in made.commit
@@ -142,6 +142,53 @@ def test_a_tree_with_changes_is_refused_and_dirty_is_marked(wheels, tmp_path):
     with zipfile.ZipFile(next(made.folder.glob("kelron-*.whl"))) as wheel:
         assert wheel.read("kelron_lib/errors.py").startswith(b"# changed\n")
         assert wheel.read("kelron_lib/commit.txt").decode().strip() == made.commit
+
+
+@pytest.mark.parametrize("name", ["notebooks/02_train.ipynb", "kaggle_metadata/train/kernel-metadata.json"])
+def test_a_push_of_changed_notebooks_is_refused_and_with_dirty_marked_and_known_there(
+    name, wheels, tmp_path, monkeypatch, capsys
+):
+    """And what was pushed once is what the run's next sessions get, whatever becomes of the clone."""
+    project = tmp_path / "kelron"
+    copy_project(project)
+    text = (project / name).read_text()
+    (project / name).write_text(f"{text}\n")
+    with World(lambda *_: Played(files={"runs/kelron/data/quality.json": b"{}"})) as world:
+        use_client(monkeypatch, world)
+        options = ["--preset", "tiny-cpu", "--project", str(project), "--wheels", str(wheels)]
+        for verb in (["push", "data"], ["run", "--once"]):
+            assert main([*verb, *options]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.startswith(
+                f"push_kernels.sh: 1 files that go to Kaggle have changes that are not committed ({name}"
+            )
+        assert not world.kernels
+        assert not world.datasets
+        assert main(["run", "--once", "--poll", "0", *options, "--dirty"]) == 0
+        world.wait()
+        (data,) = world.versions("kelron-01-data")
+        assert data.record.dirty
+        assert data.record.library.partition("-dirty-")[1]
+        assert (
+            f"os.environ['KELRON_COMMIT'] = '{data.record.library}'"
+            in json.loads(data.asked["text"])["cells"][2]["source"]
+        )
+        (project / name).write_text("{}" if name.startswith("notebooks") else text)
+        assert main(["push", "train", *options]) == 0
+        (train,) = world.versions("kelron-02-train")
+        assert train.record.library == data.record.library
+        assert len(json.loads(train.asked["text"])["cells"]) > 3
+    assert "the run goes on with the library and the notebooks it has" in capsys.readouterr().out
+
+
+def test_a_notebook_notices_another_library_than_the_one_it_was_pushed_with(staged, monkeypatch):
+    monkeypatch.setenv(kaggle_bootstrap.COMMIT_VARIABLE, staged.commit)
+    kaggle_bootstrap.check_pushed({"commit": staged.commit})
+    monkeypatch.setenv(kaggle_bootstrap.COMMIT_VARIABLE, "f" * 40)
+    with pytest.raises(
+        kaggle_bootstrap.BootstrapError, match="this notebook was pushed with that of ffffffffffff: Kaggle"
+    ):
+        kaggle_bootstrap.bootstrap(staged.folder, "tiny-cpu", False)
 
 
 def test_the_same_files_give_the_same_library_and_other_commits_do_not_matter(staged, clone, wheels, tmp_path):

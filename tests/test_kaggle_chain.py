@@ -18,9 +18,11 @@ from kelron_lib.config import resolve
 from kelron_lib.errors import KelronError, RunFailed
 from kelron_lib.kaggle_ops import __main__ as command_line
 from kelron_lib.kaggle_ops import chain as chain_module
+from kelron_lib.kaggle_ops import library
 from kelron_lib.kaggle_ops.chain import Chain, Options
 from kelron_lib.kaggle_ops.client import Kaggle, KaggleError
-from kelron_lib.kaggle_ops.library import Library, upload_library
+from kelron_lib.kaggle_ops.kernels import pack_kernels
+from kelron_lib.kaggle_ops.library import KERNELS_FILE, Library, upload_library
 from kelron_lib.lease import Writer
 from kelron_lib.manifest import Pointer, step_folder
 from kelron_lib.session import make_status
@@ -111,6 +113,7 @@ def prepared(monkeypatch, tmp_path):
     folder.mkdir()
     kaggle_image.write_wheel(folder, "kelron", "0.1.0", {})
     (folder / "kelron-library.json").write_text(json.dumps({"content": "c", "commit": "0123456789abcdef"}))
+    (folder / KERNELS_FILE).write_text(json.dumps(pack_kernels(ROOT)))
     metadata = {"id": f"{USER}/kelron-library", "title": "Kelron Library", "licenses": [{"name": "other"}]}
     (folder / "dataset-metadata.json").write_text(json.dumps(metadata))
 
@@ -504,8 +507,26 @@ def test_a_run_keeps_its_library_unless_told_otherwise(start, monkeypatch):
     monkeypatch.setattr(Chain, "stage", lambda self: pytest.fail("staged again"))
     running = chain()
     running.run()
-    assert "the run goes on with the library it has (0123456789ab); --restage renews it" in running.said
+    told = "the run goes on with the library and the notebooks it has (0123456789ab); --restage renews them"
+    assert told in running.said
     assert {v.record.library for v in world.history(DATA, RESUME)} == {"0123456789abcdef"}
+
+
+def test_a_run_whose_library_was_replaced_says_so_or_brings_it_back(start, monkeypatch):
+    world, chain = start(Script())
+    chain(once=True).run()
+    world.wait()
+    files = world.datasets[f"{USER}/kelron-library"].versions[-1].files
+    own = dict(files)
+    files["kelron-library.json"] = json.dumps({"content": "other", "commit": "fedcba9876543210"}).encode()
+    with pytest.raises(
+        KelronError, match=r"had Kelron of commit 0123456789ab, and Kaggle holds fedcba987654 now: go on"
+    ):
+        chain().run()
+    monkeypatch.setattr(library, "commit_of", lambda project: "0123456789abcdef")
+    monkeypatch.setattr(Chain, "stage", lambda self: files.update(own))
+    chain().run()
+    assert {v.record.library for v in world.history(TRAIN, RESUME, EVALUATE)} == {"0123456789abcdef"}
 
 
 class Killed(BaseException):

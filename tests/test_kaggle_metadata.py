@@ -47,8 +47,8 @@ def staged(folder, kernel="train", preset="kelron-14b-t4x2", **changes):
 def test_there_is_a_folder_for_every_kernel_and_one_for_the_library():
     assert sorted(folder.name for folder in FOLDERS) == sorted(kernels.KERNELS)
     assert (METADATA / "kelron_lib" / "dataset-metadata.json").is_file()
-    notebooks = {read_kernels(ROOT)[name].notebook for name in kernels.KERNELS}
-    assert notebooks == set((ROOT / "notebooks").glob("*.ipynb"))
+    notebooks = {read_kernels(ROOT)[name].code_file for name in kernels.KERNELS}
+    assert notebooks == {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

@@ -60,7 +60,8 @@ def _stage(args: argparse.Namespace) -> int:
         made = library.stage_library(
             args.project, folder, owner=chain.kaggle.owner, dirty=args.dirty, wheels=args.wheels, say=_say
         )
-        _say(f"would upload {chain.kaggle.owner}/{made.slug} unless Kaggle has this content: commit {made.commit[:12]}")
+        commit = library.short(made.commit)
+        _say(f"would upload {chain.kaggle.owner}/{made.slug} unless Kaggle has this content: commit {commit}")
         for path in sorted(folder.iterdir()):
             _say(f"  {path.name}  {path.stat().st_size / 1e6:.2f} MB")
     return 0
@@ -231,7 +232,9 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     def staging(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--dirty", action="store_true", help="stage changes that are not committed, marked so")
+        parser.add_argument(
+            "--dirty", action="store_true", help="stage and push changes that are not committed, marked so"
+        )
         parser.add_argument("--wheels", type=Path, help="a folder that holds the pinned wheels (default: download)")
 
     stage = verb("stage", _stage, "make the library dataset and upload it, if its content changed")
@@ -240,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     push = verb("push", _push, "push kernels, each of which starts a session")
     push.add_argument("kernels", nargs="+", choices=CHOICES, metavar="KERNEL", help=", ".join(CHOICES))
     staging(push)
+    _add_restage(push)
     verb("status", _status, "where the run stands")
     logs = verb("logs", _logs, "a session's log")
     logs.add_argument("kernel", choices=CHOICES, metavar="KERNEL")
@@ -263,7 +267,7 @@ def _add_run(run: argparse.ArgumentParser, staging: object) -> None:
     run.add_argument("--now", action="store_true", help="do not wait for the quota: a shortened session")
     run.add_argument("--go-on", action="store_true", help="go on with a run that was stopped")
     run.add_argument("--once", action="store_true", help="one look and one push at most, for a scheduler")
-    run.add_argument("--restage", action="store_true", help="go on with this clone's library instead of the run's")
+    _add_restage(run)
     run.add_argument("--no-open", action="store_true", help="do not open the report")
     run.add_argument(
         "--give-up-after",
@@ -274,6 +278,11 @@ def _add_run(run: argparse.ArgumentParser, staging: object) -> None:
         help="sessions without progress (%(default)s)",
     )
     run.add_argument("--poll", type=float, default=60.0, metavar="SECONDS", help="between two looks (%(default)s)")
+
+
+def _add_restage(parser: argparse.ArgumentParser) -> None:
+    words = "go on with this clone's library and notebooks instead of the run's"
+    parser.add_argument("--restage", action="store_true", help=words)
 
 
 def _positive(text: str) -> int:

@@ -19,7 +19,16 @@ from kelron_lib.hub_store import SCHEME as HUB_SCHEME
 from kelron_lib.kaggle_ops import library
 from kelron_lib.kaggle_ops.client import Kaggle, KaggleError
 from kelron_lib.kaggle_ops.decide import DONE, PUSH, STOP, WAIT, Step, decide, ending, fruitless_after, source_of
-from kelron_lib.kaggle_ops.kernels import TRAINING, Kernel, Record, read_kernels, stage_kernel, stop_slug, timeout_of
+from kelron_lib.kaggle_ops.kernels import (
+    TRAINING,
+    Kernel,
+    Record,
+    read_kernels,
+    stage_kernel,
+    stop_slug,
+    timeout_of,
+    unpack_kernels,
+)
 from kelron_lib.kaggle_ops.push import NoQuota, Refused, page_of, push
 from kelron_lib.kaggle_ops.quota import Gate, gate, need
 from kelron_lib.kaggle_ops.secret import token_dataset
@@ -65,6 +74,15 @@ class Options:
         return self.project / "runs" / "kaggle" / self.name.lower()
 
 
+@dataclass(frozen=True)
+class Held:
+    """The library that Kaggle holds, and the kernels that came with it."""
+
+    commit: str
+    dirty: bool
+    kernels: dict[str, Kernel]
+
+
 class Chain:
     """A run on Kaggle, driven from here."""
 
@@ -73,7 +91,7 @@ class Chain:
         self.kernels: dict[str, Kernel] = read_kernels(options.project, options.name)
         self.begun = ""
         """When the run began that this process pushes for; empty until it is known."""
-        self._library = ""
+        self._held: Held | None = None
         self._refusals = 0
         self._store_trouble = ""
         self._known: dict[tuple[str, int], Pushed] = {}
@@ -178,9 +196,9 @@ class Chain:
     def push(self, view: View, kernel: str, *, budget: float | None = None, patience: float = 900.0) -> None:
         """Stage and push one kernel with what it needs attached. `budget`: seconds of a shortened
         session; `patience`: seconds to wait where no session can be had."""
-        commit = self.ensure_library(view)
+        held = self.ensure_library(view)
         self.begun = self.begun or view.begun or datetime.now(UTC).isoformat(timespec="seconds")
-        record = self.record(view, kernel, commit)
+        record = self.record(view, kernel, held)
         overrides = [*self.options.overrides]
         if budget is not None:
             overrides.append(f"session.budget_seconds={budget:.0f}")
@@ -189,7 +207,7 @@ class Chain:
             parameters["FRESH"] = True
         with tempfile.TemporaryDirectory(prefix="kelron-push-") as scratch:
             stage_kernel(
-                self.kernels[kernel],
+                held.kernels[kernel],
                 Path(scratch),
                 owner=self.kaggle.owner,
                 config=self.config,
@@ -202,14 +220,15 @@ class Chain:
             arrived = push(self.kaggle, Path(scratch), self.ref(kernel), record, timeout, patience=patience)
         self.kaggle.say(f"pushed {arrived.ref}, version {arrived.version}")
 
-    def record(self, view: View, kernel: str, commit: str) -> Record:
+    def record(self, view: View, kernel: str, held: Held) -> Record:
         """What the push writes down for later turns."""
         fresh = self.options.fresh or any(one.record.fresh for one in view.pushed.values())
         about: dict[str, Any] = {
             "begun": self.begun,
             "config": config_hash(self.config),
             "store": self.config.store.url,
-            "library": commit,
+            "library": held.commit,
+            "dirty": held.dirty,
             "fresh": fresh,
         }
         training, found = view.training, view.pushed.get(kernel)
@@ -267,20 +286,26 @@ class Chain:
         newest = view.pushed[kernel].version if kernel in view.pushed else 0
         return self.ref(kernel) if version == newest else f"{self.ref(kernel)}/{version}"
 
-    def ensure_library(self, view: View) -> str:
-        """The commit of the library on Kaggle: a run keeps the one that it began with, unless told to restage."""
-        if not self._library:
-            ref = f"{self.kaggle.owner}/{library.dataset_slug(self.options.project)}"
-            there = library.on_kaggle(self.kaggle, ref) if view.begun and not self.options.restage else None
-            if there is None:
-                self._library = self.stage()
-            else:
-                self._library = str(there["commit"])
-                if there["content"] != library.content_of(self.options.project):
-                    self.kaggle.say(
-                        f"the run goes on with the library it has ({self._library[:12]}); --restage renews it"
-                    )
-        return self._library
+    def ensure_library(self, view: View) -> Held:
+        """What Kaggle holds to push from: a run keeps the library and the notebooks that it began with, unless told to
+        restage. Raises KelronError where they are gone and this clone has others."""
+        if self._held is None:
+            project, ref = self.options.project, f"{self.kaggle.owner}/{library.dataset_slug(self.options.project)}"
+            there = library.on_kaggle(self.kaggle, ref)
+            if library.is_to_stage(project, there, view.library, anew=not view.begun or self.options.restage):
+                self.stage()
+                there = library.on_kaggle(self.kaggle, ref)
+            elif there is not None and there["content"] != library.content_of(project):
+                line = f"the run goes on with the library and the notebooks it has ({library.short(there['commit'])})"
+                self.kaggle.say(f"{line}; --restage renews them")
+            packed = library.kernels_on_kaggle(self.kaggle, ref)
+            if there is None or packed is None:
+                raise KelronError(f"the dataset {ref} is not whole (no {library.KERNELS_FILE}): --restage renews it")
+            kernels = unpack_kernels(packed, self.options.name)
+            if any(kernel.slug != self.kernels[name].slug for name, kernel in kernels.items()):
+                raise KelronError("the run's kernels have other titles than this clone's: check out the run's commit")
+            self._held = Held(str(there["commit"]), bool(there.get("dirty")), kernels)
+        return self._held
 
     def stage(self) -> str:
         """Make the library and have Kaggle hold it; its commit."""
@@ -297,7 +322,7 @@ class Chain:
         if sent:  # a dataset is mounted some time after it is called ready
             self.kaggle.sleep(self.options.poll)
         words = "uploaded and ready" if sent else "is on Kaggle already"
-        self.kaggle.say(f"library: commit {made.commit[:12]}{' (dirty)' if made.dirty else ''} {words}")
+        self.kaggle.say(f"library: commit {library.short(made.commit)} {words}")
         return made.commit
 
     def ask_to_stop(self, pushed: Pushed) -> str:

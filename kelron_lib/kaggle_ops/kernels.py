@@ -7,12 +7,13 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kelron_lib.config import MADE_FOR, RunConfig
 from kelron_lib.errors import KelronError
+from kelron_lib.kaggle_bootstrap import COMMIT_VARIABLE
 from kelron_lib.runtime import read_json, write_json
 
 OWNER = "OWNER"
@@ -50,7 +51,9 @@ class Record:
     source: str = ""
     """The output with the newest checkpoint: KERNEL/VERSION; empty where none holds one."""
     library: str = ""
-    """The commit of the library."""
+    """The commit of the library and of the notebooks, which come with it."""
+    dirty: bool = False
+    """Whether that is a commit with uncommitted changes in it."""
     fresh: bool = False
     """Whether the run was begun anew although there was another before it."""
     push: str = field(default_factory=lambda: secrets.token_hex(6))
@@ -68,7 +71,9 @@ class Kernel:
     name: str
     title: str
     metadata: Mapping[str, Any]
-    notebook: Path
+    code_file: str
+    """The notebook's name."""
+    notebook: Mapping[str, Any]
 
     @property
     def slug(self) -> str:
@@ -80,19 +85,33 @@ def slug_of(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
-def read_kernels(project: Path, name: str = NAME) -> dict[str, Kernel]:
+def pack_kernels(project: Path) -> dict[str, Any]:
+    """The kernels as the library dataset carries them, so that a run's sessions have the notebooks of its library: for
+    each one `metadata`, `code_file` and `notebook`. Raises KelronError."""
+    packed = {}
+    for kernel in KERNELS:
+        folder = project / "kaggle_metadata" / kernel
+        metadata = read_json(folder / METADATA)
+        file = (folder / metadata["code_file"]).resolve()
+        packed[kernel] = {"metadata": metadata, "code_file": file.name, "notebook": read_json(file)}
+    return packed
+
+
+def unpack_kernels(packed: Mapping[str, Any], name: str = NAME) -> dict[str, Kernel]:
     """All kernels by name, `resume-b` among them, titled after the run `name`. Raises KelronError."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{2,19}", name):
         raise KelronError(f"--name {name!r}: use 3 to 20 letters and digits, a letter first")
     found = {}
-    for kernel in KERNELS:
-        folder = project / "kaggle_metadata" / kernel
-        metadata = read_json(folder / METADATA)
-        title = re.sub(rf"^{NAME}\b", name, metadata["title"])
-        found[kernel] = Kernel(kernel, title, metadata, (folder / metadata["code_file"]).resolve())
-    resume = found["resume"]
-    found["resume-b"] = Kernel("resume-b", f"{resume.title} B", resume.metadata, resume.notebook)
+    for kernel, held in packed.items():
+        title = re.sub(rf"^{NAME}\b", name, held["metadata"]["title"])
+        found[kernel] = Kernel(kernel, title, held["metadata"], held["code_file"], held["notebook"])
+    found["resume-b"] = replace(found["resume"], name="resume-b", title=f"{found['resume'].title} B")
     return found
+
+
+def read_kernels(project: Path, name: str = NAME) -> dict[str, Kernel]:
+    """The kernels of a project's folder. Raises KelronError."""
+    return unpack_kernels(pack_kernels(project), name)
 
 
 def timeout_of(kernel: str, config: RunConfig) -> int:
@@ -123,7 +142,7 @@ def stage_kernel(
     metadata |= {
         "id": f"{owner}/{kernel.slug}",
         "title": kernel.title,
-        "code_file": kernel.notebook.name,
+        "code_file": kernel.code_file,
         "enable_gpu": gpu,
         "dataset_sources": list(datasets),
         "kernel_sources": list(outputs),
@@ -131,7 +150,7 @@ def stage_kernel(
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / METADATA, metadata)
-    write_json(folder / kernel.notebook.name, with_parameters(read_json(kernel.notebook), parameters, record))
+    write_json(folder / kernel.code_file, with_parameters(kernel.notebook, parameters, record))
 
 
 def is_base(source: str, config: RunConfig) -> bool:
@@ -140,8 +159,9 @@ def is_base(source: str, config: RunConfig) -> bool:
     return f"{model}-{variation}".lower() == config.model.base.rpartition("/")[2].lower()
 
 
-def with_parameters(notebook: dict[str, Any], parameters: Mapping[str, Any], record: Record) -> dict[str, Any]:
-    """The notebook with a cell after its parameters' that sets some of them, and the push's record in it.
+def with_parameters(notebook: Mapping[str, Any], parameters: Mapping[str, Any], record: Record) -> dict[str, Any]:
+    """The notebook with a cell after its parameters' that sets some of them, the push's record in it, and the commit of
+    the library that it was pushed with, which its first cell holds the mounted one against.
 
     Raises KelronError for a parameter that the notebook does not have.
     """
@@ -152,6 +172,8 @@ def with_parameters(notebook: dict[str, Any], parameters: Mapping[str, Any], rec
         if not re.search(rf"^{name} = ", given, re.MULTILINE):
             raise KelronError(f"the notebook has no parameter {name}")
     lines = [record.line(), *(f"{name} = {value!r}" for name, value in parameters.items())]
+    if record.library:
+        lines += ["import os", f"os.environ[{COMMIT_VARIABLE!r}] = {record.library!r}"]
     cell: dict[str, Any] = {
         "cell_type": "code",
         "execution_count": None,

@@ -1,4 +1,5 @@
-"""The library dataset: Kelron as a wheel, the wheels that Kaggle's image lacks, and a marker of what it holds."""
+"""The library dataset: Kelron as a wheel, the wheels that Kaggle's image lacks, the notebooks that are pushed with it,
+and a marker of what it holds."""
 
 from __future__ import annotations
 
@@ -20,13 +21,15 @@ from kelron_lib.config import MADE_FOR
 from kelron_lib.errors import KelronError
 from kelron_lib.kaggle_bootstrap import MARKER
 from kelron_lib.kaggle_ops.client import Kaggle, KaggleError
-from kelron_lib.kaggle_ops.kernels import OWNER, slug_of
+from kelron_lib.kaggle_ops.kernels import OWNER, pack_kernels, slug_of
 from kelron_lib.runtime import read_json, write_json
 from kelron_lib.store import sha256_file
 
-SHIPPED = ("kelron_lib", "pyproject.toml", "README.md", "LICENSE", "kaggle_metadata/requirements-kaggle.txt")
+SHIPPED = ("kelron_lib", "notebooks", "kaggle_metadata", "pyproject.toml", "README.md", "LICENSE")
 """What the dataset is made of: a change of nothing else needs another upload."""
 PINS = "kaggle_metadata/requirements-kaggle.txt"
+KERNELS_FILE = "kelron-kernels.json"
+"""In the dataset: the notebooks and their metadata, from which a run's kernels are pushed."""
 CACHE = Path("runs/kaggle/wheels")
 """Where downloaded wheels are kept, in the project's folder."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_24_x86_64", "manylinux2014_x86_64")
@@ -68,22 +71,20 @@ def stage_library(
 
     `wheels`: a folder that already holds the pinned wheels. Raises KelronError.
     """
-    changed = git(project, "status", "--porcelain", "--", *SHIPPED).splitlines()
+    changed = changed_files(project)
     if changed and not dirty:
         raise KelronError(
-            f"{len(changed)} files of the library have changes that are not committed ({changed[0][3:]} ...): commit "
-            "them, so that the run's commit says what ran, or stage with --dirty, which is marked"
+            f"{len(changed)} files that go to Kaggle have changes that are not committed ({changed[0]} ...): commit "
+            "them, so that the run's commit says what ran, or say --dirty, which is marked"
         )
-    content = content_of(project)
-    commit = git(project, "log", "-1", "--format=%H", "--", *SHIPPED)
-    if changed:
-        commit = f"{commit}-dirty-{content[:8]}"
+    content, commit = content_of(project), commit_of(project)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for wheel in bring_wheels(project, wheels or project / CACHE, wheels is None, say):
         shutil.copyfile(wheel, folder / wheel.name)
     _build_wheel(project, folder, commit)
     shutil.copyfile(kaggle_bootstrap.__file__, folder / "kaggle_bootstrap.py")
+    write_json(folder / KERNELS_FILE, pack_kernels(project))
     _describe(project, folder, owner)
     names = sorted(path.name for path in folder.glob("*.whl"))
     marker = {
@@ -107,6 +108,23 @@ def git(project: Path, *arguments: str) -> str:
     if done.returncode != 0:
         raise KelronError(f"{project} is no git tree ({done.stderr.strip().splitlines()[0]}): clone the project")
     return done.stdout.rstrip("\n")
+
+
+def changed_files(project: Path) -> list[str]:
+    """The files of the dataset that differ from git's, or that git does not know."""
+    return [line[3:] for line in git(project, "status", "--porcelain", "--", *SHIPPED).splitlines()]
+
+
+def commit_of(project: Path) -> str:
+    """The commit that last changed what the dataset is made of; where that has uncommitted changes, marked by them."""
+    commit = git(project, "log", "-1", "--format=%H", "--", *SHIPPED)
+    return f"{commit}-dirty-{content_of(project)[:8]}" if changed_files(project) else commit
+
+
+def short(commit: str) -> str:
+    """A commit for people, still marked where it was."""
+    plain, marked, _ = commit.partition("-dirty-")
+    return f"{plain[:12]}{' (dirty)' if marked else ''}"
 
 
 def shipped_files(project: Path) -> list[str]:
@@ -182,12 +200,41 @@ def _describe(project: Path, folder: Path, owner: str) -> None:
 
 def on_kaggle(kaggle: Kaggle, ref: str) -> dict[str, Any] | None:
     """The marker of the library dataset's newest version; None where there is none."""
-    raw = kaggle.dataset_file(ref, MARKER)
+    return _json_of(kaggle, ref, MARKER)
+
+
+def kernels_on_kaggle(kaggle: Kaggle, ref: str) -> dict[str, Any] | None:
+    """The notebooks that the library dataset's newest version holds; None where there are none."""
+    return _json_of(kaggle, ref, KERNELS_FILE)
+
+
+def _json_of(kaggle: Kaggle, ref: str, name: str) -> dict[str, Any] | None:
+    raw = kaggle.dataset_file(ref, name)
     try:
-        marker: dict[str, Any] | None = json.loads(raw) if raw else None
+        found: dict[str, Any] | None = json.loads(raw) if raw else None
     except ValueError:
         return None
-    return marker
+    return found
+
+
+def is_to_stage(project: Path, there: dict[str, Any] | None, wanted: str, *, anew: bool) -> bool:
+    """Whether this clone's library has to go to Kaggle, which holds the one with the marker `there`. `wanted`: the
+    commit of the run's sessions, empty where none is known; `anew`: the run takes this clone's in any case.
+
+    Raises KelronError where the run's library is on Kaggle no more and is not this clone's.
+    """
+    held = str(there["commit"]) if there is not None else ""
+    if anew or (not held and not wanted):
+        return True
+    if held and wanted in ("", held):
+        return False
+    own = commit_of(project)
+    if own != wanted:
+        raise KelronError(
+            f"the run's sessions had Kelron of commit {short(wanted)}, and Kaggle holds {short(held) or 'none'} now: "
+            f"go on with this clone's, {short(own)}, by --restage, or check out {short(wanted)} and say the same again"
+        )
+    return True
 
 
 def upload_library(kaggle: Kaggle, library: Library, *, patience: float = PATIENCE) -> bool:
@@ -209,7 +256,7 @@ def upload_library(kaggle: Kaggle, library: Library, *, patience: float = PATIEN
 
 def _send(kaggle: Kaggle, library: Library, ref: str, new: bool, patience: float) -> None:
     """Upload a library; where it turns out that the dataset exists and is not shown yet, as its next version."""
-    notes = f"commit {library.commit[:12]}"
+    notes = f"commit {short(library.commit)}"
     try:
         send_dataset(kaggle, library.folder, ref, notes, new=new)
     except Taken:

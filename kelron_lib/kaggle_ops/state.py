@@ -79,6 +79,12 @@ class View:
         found = [self.pushed[name] for name in TRAINING if name in self.pushed]
         return max(found, key=lambda pushed: pushed.record.number, default=None)
 
+    @property
+    def library(self) -> str:
+        """The commit of the library that the run's newest session had; empty where there is none."""
+        ordered = [self.pushed.get("evaluate"), self.training, self.pushed.get("data"), self.pushed.get("preflight")]
+        return next((one.record.library for one in ordered if one is not None), "")
+
     def of(self, config: RunConfig) -> bool:
         """Whether this is the run of a config and its store."""
         same = (config_hash(config), config.store.url)
