@@ -397,7 +397,9 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         kind, _, rest = unquote(url.path).lstrip("/").partition("/")
         if "/logs/stream/" in url.path:
-            return self._stream(url.path.partition("/logs/stream/")[2])
+            return self._stream(
+                url.path.partition("/logs/stream/")[2], parse_qs(url.query).get("versionLabel", [""])[0]
+            )
         if parse_qs(url.query).get("signature") != ["1"] or self.headers.get("Authorization"):
             return self._answer(403, b"<Error>SignatureDoesNotMatch</Error>", "text/xml")
         owner, slug, number, name = rest.split("/", 3)
@@ -407,11 +409,11 @@ class _Handler(BaseHTTPRequestHandler):
             content = self.world.datasets[f"{owner}/{slug}"].versions[int(number)].files[name]
         return self._answer(200, content, "application/octet-stream")
 
-    def _stream(self, ref):
-        versions = self.world.kernels.get(ref)
-        if not versions:
+    def _stream(self, ref, label):
+        owner, slug = ref.split("/")
+        version = self.world._version({"userName": owner, "kernelSlug": slug, "versionLabel": label})
+        if version is None:
             return self._answer(403, b"{}")
-        version = versions[-1]
         if version.status not in ACTIVE:
             return self._answer(200, json.dumps(self.world.events(version)).encode(), "text/plain")
         self.send_response(200)

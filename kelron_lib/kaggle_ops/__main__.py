@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import webbrowser
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +23,7 @@ from kelron_lib.kaggle_ops.client import Kaggle
 from kelron_lib.kaggle_ops.decide import ending
 from kelron_lib.kaggle_ops.kernels import KERNELS, NAME, OWNER, TRAINING, stage_stop, stop_slug, timeout_of
 from kelron_lib.kaggle_ops.push import follow, page_of
+from kelron_lib.kaggle_ops.watch import Watch
 from kelron_lib.runtime import PACKAGE_ROOT
 
 CHOICES = (*KERNELS, "resume-b")
@@ -103,8 +105,11 @@ def _status(args: argparse.Namespace) -> int:
     view = chain.look(any_config=True)
     _say(f"run begun {view.begun}{', stopped' if view.stopped else ''}" if view.begun else "no run on Kaggle yet")
     for pushed in view.pushed.values():
-        words = pushed.session.status if pushed.session.active else "\n".join(ending(pushed))
-        _say(f"{pushed.kernel}: {words if not pushed.session.active else f'{pushed.ref} is {words}'}")
+        if pushed.session.active:
+            with closing(Watch(chain.kaggle)) as watch:
+                watch.show(pushed, chain.known_step, glance=True)
+        else:
+            _say(f"{pushed.kernel}: " + "\n".join(ending(pushed)))
     if not view.of(chain.config):
         _say("next: `run` with the preset and the overrides that the run was begun with, which these are not")
         return 0

@@ -6,6 +6,7 @@ again, on this laptop or another, or be run once an hour by a scheduler.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from kelron_lib.kaggle_ops.push import NoQuota, Refused, page_of, push
 from kelron_lib.kaggle_ops.quota import Gate, gate, need
 from kelron_lib.kaggle_ops.secret import token_dataset
 from kelron_lib.kaggle_ops.state import Pushed, View, look
+from kelron_lib.kaggle_ops.watch import Watch
 from kelron_lib.lease import ask_to_stop
 from kelron_lib.manifest import LATEST, Pointer
 from kelron_lib.runtime import exclusive, read_json
@@ -142,7 +144,7 @@ class Chain:
     def run(self) -> Path | None:
         """Turn after turn until the report is here; the report's folder, None where the run is not that far and `once`
         is set. Raises RunFailed where it stops before."""
-        with exclusive(self.options.results, "run"):
+        with exclusive(self.options.results, "run"), contextlib.closing(Watch(self.kaggle)) as watch:
             said = ""
             while True:
                 step = self._turn_or_outage()
@@ -150,7 +152,9 @@ class Chain:
                     return self.fetch_results(step)
                 if step.kind == STOP:
                     raise RunFailed("\n".join([step.why, *(ending(step.about) if step.about else [])]))
-                if step.why != said:
+                if step.about is not None and step.about.session.active:
+                    watch.show(step.about, self.known_step, glance=self.options.once)
+                elif step.why != said:
                     self.kaggle.say(f"{step.kernel or 'waiting'}: {step.why}")
                     said = step.why
                 if self.options.once:

@@ -198,15 +198,17 @@ class Kaggle:
             return self.output(ref)
         return found or Output()
 
-    def follow(self, ref: str) -> Iterator[str]:
-        """The log of a session, line by line, as it is written; the server sends it from its beginning each time.
+    def events(self, ref: str) -> Iterator[tuple[float, str]]:
+        """The log of a session (OWNER/SLUG, or OWNER/SLUG/VERSION), line by line, as it is written, each with the
+        seconds since the session began, 0 where that is not told; the server sends it from its beginning each time.
 
         Raises KaggleError where the connection breaks.
         """
         with _explained(f"follow the log of {ref}"):
             for event in self.api.kernels_logs_stream(ref):
                 if (data := event.get("data")) is not None:
-                    yield str(data)
+                    when = event.get("time")
+                    yield float(when) if isinstance(when, int | float) else 0.0, str(data)
 
     def quota(self) -> Quota | None:
         """The week's GPU hours; None where Kaggle does not tell."""

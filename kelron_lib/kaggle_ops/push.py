@@ -131,7 +131,7 @@ def follow(kaggle: Kaggle, ref: str, say: Callable[[str], None]) -> None:
     while True:
         before = seen
         try:
-            for index, line in enumerate(kaggle.follow(ref)):
+            for index, (_, line) in enumerate(kaggle.events(ref)):
                 if index >= seen:
                     seen = index + 1
                     say(line.rstrip("\n"))
