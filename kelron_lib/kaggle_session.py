@@ -112,12 +112,17 @@ def _bring_data(data: Path, say: Say) -> None:
 
 
 def _bring_store(target: Path, say: Say) -> None:
-    if (target / LATEST).exists():
-        return
     steps = [(_step(folder), folder) for folder in folders_with(LATEST) if not is_aside(folder.name)]
     if not steps:
         return
     step, folder = max(steps)
+    if (target / LATEST).exists():  # this session's, run once more; or an earlier day's, in a page that keeps its files
+        if (here := _step(target)) < step:
+            raise KelronError(
+                f"the store {target} is at step {here}, and an attached one at step {step} ({folder}): delete the "
+                f"first to go on from step {step}, or remove that input to go on from step {here}"
+            )
+        return
     fresh = target.with_name(f".{target.name}.part")
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.copytree(folder, fresh, ignore=_left_behind)

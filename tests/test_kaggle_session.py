@@ -1,5 +1,6 @@
 """A session on Kaggle before its work: mounts in both layouts, the token, the scratch disk, what is brought."""
 
+import itertools
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from conftest import ticking_clock
 from test_checkpoint import save, snapshot
 
 from kelron_lib import space
@@ -16,7 +18,7 @@ from kelron_lib.config import resolve
 from kelron_lib.errors import KelronError
 from kelron_lib.kaggle_mounts import mounted_model, output_of
 from kelron_lib.kaggle_session import TOKEN, TOKEN_FILE, attach, provide_token
-from kelron_lib.lease import LEASE
+from kelron_lib.lease import LEASE, Lease
 from kelron_lib.model import base_name
 from kelron_lib.preflight.bases import needs_hub
 from kelron_lib.session import make_status, write_status
@@ -25,6 +27,7 @@ from kelron_lib.stores import open_store
 from kelron_lib.train import train
 from kelron_lib.verify import latest, verify_store
 
+ADAPTER = "adapter/adapter_model.safetensors"
 SECRET = "hf_" + "b" * 30
 LAYOUTS = ("notebooks/me/kelron-02-train", "kelron-02-train")
 ON_HUB = resolve("tiny-cpu", ["store.url=hf://buckets/me/kelron/run-1"])
@@ -80,6 +83,76 @@ def test_import_run_all_and_resume_tomorrow(place, cut, small_config, small_data
     assert (status.state, status.first_step) == ("finished", step)
     assert not (kaggle / "working" / "runs" / "kelron" / "work").resolve().is_relative_to(kaggle / "working")
     assert (run / "adapter" / "adapter_model.safetensors").exists()
+
+
+@pytest.fixture
+def next_day(tmp_path, monkeypatch):
+    """A function that begins a new session's /kaggle tree with these outputs attached; the test stands in it then."""
+    days = itertools.count(2)
+
+    def begin(attached):
+        folder = tmp_path / f"day-{next(days)}" / "kaggle"
+        (folder / "input").mkdir(parents=True)
+        (folder / "working").mkdir()
+        monkeypatch.setenv("KELRON_KAGGLE", str(folder))
+        monkeypatch.chdir(folder / "working")
+        for place, output in attached.items():
+            mount(folder, place, output)
+        return folder
+
+    return begin
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("keeps_older", [False, True])
+def test_resume_after_a_resume_by_hand(killed, keeps_older, cut, small_config, small_data, next_day, tmp_path, said):
+    """The third session gets the output of the second, one of the same notebook, and often still that of the first."""
+    whole = train(small_config, small_data, tmp_path / "whole", say=lambda line: None)
+    first = tmp_path / "first"
+    shutil.copytree(cut[0], first / "runs" / "kelron")
+    run, trained = Path("runs/kelron"), "notebooks/me/my-02-train"
+    second = next_day({trained: first}) / "working"
+    attach(small_config, run, store=True, say=said.append)
+    clock = ticking_clock(11)
+    status = train(small_config, run / "data", run, clock=clock, must_resume=True, say=lambda line: None)
+    assert (status.state, status.first_step) == ("budget", cut[1])
+    assert cut[1] < status.step < whole.step
+    if killed:  # what a session that ends so leaves
+        (run / "status.json").unlink()
+        (run / "store" / LEASE).write_bytes(Lease.of_this_process().encode())
+    attached = {"notebooks/me/my-03-resume": second} | ({trained: first} if keeps_older else {})
+    third = next_day(attached)
+    attach(small_config, run, store=True, say=said.append)
+    assert said[-1] == f"store: step {status.step}, from {third}/input/notebooks/me/my-03-resume/runs/kelron/store"
+    last = train(small_config, run / "data", run, must_resume=True, say=lambda line: None)
+    assert (last.state, last.first_step, last.step) == ("finished", status.step, whole.step)
+    assert (run / ADAPTER).read_bytes() == (tmp_path / "whole" / ADAPTER).read_bytes()
+    assert [one["last_step"] for one in json.loads((run / "sessions.json").read_text())] == [
+        cut[1],
+        status.step,
+        whole.step,
+    ]
+    assert json.loads((run / "losses.json").read_text()) == json.loads((tmp_path / "whole/losses.json").read_text())
+
+
+def test_yesterdays_store_in_working_is_not_taken_for_the_newest(kaggle, tmp_path, said):
+    """A page that keeps its files still has an earlier day's store; a session in between ran as a saved version."""
+    older, newer = output_with_store(tmp_path, "older", 100), output_with_store(tmp_path, "newer", 100, 120)
+    run = Path("runs/kelron")
+    mount(kaggle, "notebooks/me/a", older)
+    attach(resolve("tiny-cpu"), run, store=True, say=said.append)
+    before = snapshot(run / "store")
+    mount(kaggle, "notebooks/me/b", newer)
+    with pytest.raises(KelronError) as caught:
+        attach(resolve("tiny-cpu"), run, store=True, say=said.append)
+    assert str(caught.value) == (
+        f"the store {run / 'store'} is at step 100, and an attached one at step 120 ({kaggle}/input/notebooks/me/b/"
+        "runs/kelron/store): delete the first to go on from step 120, or remove that input to go on from step 100"
+    )
+    assert snapshot(run / "store") == before
+    shutil.rmtree(run / "store")
+    attach(resolve("tiny-cpu"), run, store=True, say=said.append)
+    assert latest(open_store(run / "store")).step == 120
 
 
 def test_the_newest_store_is_taken_without_the_lease_of_a_killed_session(kaggle, tmp_path, said):

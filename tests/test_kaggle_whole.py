@@ -314,15 +314,28 @@ def test_no_process_of_a_session_is_left(outputs, bucket):
 
 
 def test_by_hand_the_same_notebooks_come_to_the_same_end(image, wheels, clone, reference, tmp_path):
-    """Import, set the preset, run all; tomorrow resume from the output, here of a session that was killed."""
+    """Import, set the preset, run all; tomorrow resume from the output, and the day after from that of the resume: here
+    of sessions that were killed."""
     staged = stage_library(clone, tmp_path / "library", owner=USER, wheels=wheels, say=lambda line: None)
     files = {path.name: path.read_bytes() for path in staged.folder.iterdir() if path.suffix != ".lock"}
+    began = {}
+
+    def kill(version, working):
+        """The first session once it kept a step, the second once it kept another."""
+        name, step = version.asked["newTitle"], newest_step(working / "runs/kelron/store")
+        first = began.setdefault((name, version.number), step) if step else 0
+        return step > (first if name == "My 03 resume" else 0) and (name, version.number) in (
+            ("My 02 train", 1),
+            ("My 03 resume", 1),
+        )
+
+    def stored(version):
+        return Pointer.decode(version.files[f"runs/kelron/store/{LATEST}"]).step
+
     play = Notebooks(
         tmp_path / "sessions",
         lambda folder: kaggle_image.make_machine(folder, image, torchao=False),
-        kill=lambda version, working: (
-            version.asked["newTitle"] == "My 02 train" and newest_step(working / "runs/kelron/store") > 0
-        ),
+        kill=kill,
         keeps=True,
     )
 
@@ -330,16 +343,18 @@ def test_by_hand_the_same_notebooks_come_to_the_same_end(image, wheels, clone, r
         asked = {"slug": f"{USER}/x", "newTitle": f"My {name}", "text": by_hand(name), "kernelDataSources": attached}
         world.save_kernel(asked | {"datasetDataSources": [f"{USER}/kelron-library"]})
         world.wait(1500)
-        (version,) = world.versions(f"my-{name.replace('_', '-').replace(' ', '-')}")
-        return version
+        return world.versions(f"my-{name.replace(' ', '-')}")[-1]
 
     with World(play) as world:
         world.datasets[f"{USER}/kelron-library"] = Dataset(True, [DatasetVersion(files, 0.0)])
         assert run_all("01 data prep").status == "COMPLETE"
         assert run_all("02 train", f"{USER}/my-01-data-prep").status == "CANCEL_ACKNOWLEDGED"
-        last = run_all("03 resume", f"{USER}/my-02-train")
+        second = run_all("03 resume", f"{USER}/my-02-train")
+        assert second.status == "CANCEL_ACKNOWLEDGED"
+        last = run_all("03 resume", f"{USER}/my-02-train", f"{USER}/my-03-resume/{second.number}")
+        assert f"store: step {stored(second)}, from " in "".join(last.lines)
+    assert stored(second) > stored(world.versions("my-02-train")[-1]) > 0
     assert last.status == "COMPLETE", last.lines[-5:]
-    assert any(line.startswith("store: step ") for line in last.lines)
     assert last.files["runs/kelron/adapter/adapter_model.safetensors"] == reference
 
 
