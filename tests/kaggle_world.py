@@ -32,7 +32,7 @@ import psutil
 from kaggle_stand_in import KEY, USER
 from local_server import LocalServer
 
-ACTIVE = ("QUEUED", "RUNNING")
+ACTIVE = ("QUEUED", "RUNNING", "CANCEL_REQUESTED")
 TIMED_OUT = "Your notebook was canceled after {:.1f}s: it exceeded the max allowed execution duration"
 
 
@@ -147,6 +147,12 @@ class World(LocalServer):
         found = [version for slug in slugs for version in self.versions(slug)]
         return sorted(found, key=lambda version: version.asked["order"])
 
+    def cancel(self, version):
+        """As Cancel Run in Kaggle's page does: the session's end is asked for, and comes when it heeds it."""
+        with self.lock:
+            assert version.status == "RUNNING"
+            version.status = "CANCEL_REQUESTED"
+
     def wait(self, seconds=60.0):
         """Until no session is active."""
         end = time.monotonic() + seconds
@@ -169,7 +175,7 @@ class World(LocalServer):
             if played.log:
                 version.lines = played.log.splitlines(keepends=True)
             version.seconds = time.monotonic() - began
-            version.status = played.status
+            version.status = "CANCEL_ACKNOWLEDGED" if version.status == "CANCEL_REQUESTED" else played.status
 
     def mounted(self, version, when=None):
         """The attached things, by their place under /kaggle/input."""
@@ -477,6 +483,7 @@ class Notebooks:
         timeout, killed, hung = float(version.asked.get("sessionTimeoutSeconds", 12 * 3600)), False, False
         while process.poll() is None:
             late = time.monotonic() - began >= min(timeout, world.cap(world, version))
+            late = late or version.status == "CANCEL_REQUESTED"
             if late or world.over.is_set() or (self.kill is not None and self.kill(version, working)):
                 killed = True
                 kill_all(process.pid)

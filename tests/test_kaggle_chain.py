@@ -195,25 +195,111 @@ def test_a_session_that_leaves_nothing_is_followed_by_one_from_the_last_checkpoi
     ] in told
 
 
-def test_an_older_output_is_attached_by_its_version(start):
-    """resume's first session keeps a step, its second is of a later turn and keeps none."""
-    script = Script(["ok", "ok", "ok"])
+def test_a_session_whose_end_was_asked_for_in_the_page_is_waited_for(start):
+    """It is active until it heeds that, and what it left counts."""
+    ended, script = threading.Event(), Script()
+
+    def play(world, ref, version):
+        if ref.endswith(RESUME):
+            ended.wait(60)
+        return script(world, ref, version)
+
+    world, chain = start(play)
+    running = chain()
+    while not world.versions(RESUME) or world.versions(RESUME)[0].status == "QUEUED":
+        running.turn()
+        time.sleep(0.01)
+    (session,) = world.versions(RESUME)
+    world.cancel(session)
+    for _ in range(3):
+        assert running.turn().about.session.status == "CANCEL_REQUESTED"
+    assert command_line.main(["push", "resume", "--preset", "tiny-cpu"]) == 2
+    assert len(world.history(TRAIN, RESUME, RESUME_B)) == 2
+    ended.set()
+    world.wait()
+    assert session.status == "CANCEL_ACKNOWLEDGED"
+    chain().run()
+    assert pushes(world)[1:-1] == [f"{TRAIN}:0", f"{RESUME}:40", f"{RESUME_B}:80"]
+    assert script.began == [0, 40, 80]
+
+
+def save_by_hand(world, slug, title, text=None, status="NEW_SCRIPT"):
+    """A later version of a kernel, as somebody saves who opens it in Kaggle's page: it has the text of the newest."""
+    text = world.versions(slug)[-1].asked["text"] if text is None else text
+    asked = {"slug": f"{USER}/{slug}", "newTitle": title, "text": text, "kernelExecutionType": "QUICK_SAVE"}
+    world.save_kernel(asked)
+    version = world.versions(slug)[-1]
+    version.status = status
+    return version
+
+
+@pytest.mark.parametrize("text", [None, json.dumps({"cells": []})])
+@pytest.mark.parametrize("status", ["NEW_SCRIPT", "ERROR"])
+def test_a_later_version_that_was_saved_by_hand_hides_no_session(text, status, start):
+    """Whether it was only saved, or ran and failed at once; with what was pushed in it, or something else."""
+    script = Script()
+    world, chain = start(script)
+    titles = {
+        DATA: "Kelron 01 Data",
+        TRAIN: "Kelron 02 Train",
+        RESUME: "Kelron 03 Resume",
+        EVALUATE: "Kelron 04 Evaluate",
+    }
+    saved = set()
+    while chain(once=True).run() is None:
+        world.wait()
+        for slug in titles.keys() - saved:
+            if world.versions(slug):
+                save_by_hand(world, slug, titles[slug], text, status)
+                saved.add(slug)
+    assert saved == titles.keys()
+    assert script.began == [0, 40, 80]
+    assert world.versions(TRAIN)[0].asked["kernelDataSources"] == [f"{USER}/{DATA}/1"]
+    assert world.versions(RESUME)[0].asked["kernelDataSources"] == [f"{USER}/{TRAIN}/1"]
+    assert world.versions(RESUME_B)[0].asked["kernelDataSources"] == [f"{USER}/{RESUME}/1"]
+    assert {slug: len(world.versions(slug)) for slug in titles} == dict.fromkeys(titles, 2)
+
+
+def test_a_session_goes_on_although_a_later_version_was_saved(start):
+    """Another one would train beside it."""
+    ended, script = threading.Event(), Script()
+
+    def play(world, ref, version):
+        if ref.endswith(TRAIN):
+            ended.wait(60)
+        return script(world, ref, version)
+
+    world, chain = start(play)
+    while not world.versions(TRAIN):
+        chain(once=True).run()
+    for text in (None, json.dumps({"cells": []})):
+        save_by_hand(world, TRAIN, "Kelron 02 Train", text)
+        step = chain().turn()
+        assert (step.kind, step.about.version) == ("wait", 1)
+    ended.set()
+    chain().run()
+    assert world.at_once == 1
+    assert script.began == [0, 40, 80]
+
+
+def test_a_session_that_was_started_again_by_hand_counts_by_what_it_kept(start):
+    """Save and Run All of a pushed notebook, in its page: it made another 40 steps."""
+    script = Script()
     world, chain = start(script)
     running = chain()
-    while len(world.history(RESUME)) < 1:
+    while not world.versions(RESUME):
         running.turn()
     world.wait()
-    view = running.look()
-    assert running.outputs(view, "resume-b") == [f"{USER}/{RESUME}"]
-    world.save_kernel(
-        {"slug": f"{USER}/{RESUME}", "newTitle": "Kelron 03 Resume", "text": world.versions(RESUME)[0].asked["text"]}
-    )
-    world.versions(RESUME)[-1].status = "COMPLETE"
-    world.wait()
-    world.versions(RESUME)[-1].files = {}
-    view = running.look()
-    assert running._attached(view, "resume", 1) == f"{USER}/{RESUME}/1"
-    assert running._attached(view, "resume", 2) == f"{USER}/{RESUME}"
+    by_hand = save_by_hand(world, RESUME, "Kelron 03 Resume", status="RUNNING")
+    assert running.turn().about.version == 2
+    by_hand.files = {f"{RUN}/store/LATEST.json": pointer(95)}
+    by_hand.status = "CANCEL_ACKNOWLEDGED"
+    chain().run()
+    (last,) = world.versions(RESUME_B)
+    assert (last.record.step, last.asked["kernelDataSources"]) == (95, [f"{USER}/{RESUME}"])
+    foreign = save_by_hand(world, RESUME, "Kelron 03 Resume", json.dumps({"cells": []}), "RUNNING")
+    assert chain().turn().why == f"a session that is not of this run is active: {USER}/{RESUME} version 3"
+    foreign.status = "COMPLETE"
 
 
 def test_sessions_without_progress_end_it_with_the_last_lines(start):

@@ -82,9 +82,9 @@ def _push(args: argparse.Namespace) -> int:
     chain = _chain(args)
     for kernel in args.kernels:
         view = chain.look()
-        training = [one.ref for one in view.active if one.kernel in TRAINING]
-        if kernel in TRAINING and training:
-            raise KelronError(f"a training session of this run is active ({training[0]}): one at a time")
+        active = [one.ref for one in view.active if one.kernel in TRAINING] + list(view.foreign)
+        if kernel in TRAINING and active:
+            raise KelronError(f"a session of this run, or of one with its name, is active ({active[0]}): one at a time")
         if lacking := chain.lacks(view, kernel):
             raise KelronError(f"{kernel} would fail, {lacking} (`run` does all of it by itself)")
         if args.dry_run:

@@ -33,7 +33,7 @@ from kelron_lib.kaggle_ops.kernels import (
 from kelron_lib.kaggle_ops.push import NoQuota, Refused, page_of, push
 from kelron_lib.kaggle_ops.quota import Gate, gate, need
 from kelron_lib.kaggle_ops.secret import token_dataset
-from kelron_lib.kaggle_ops.state import Pushed, View, look
+from kelron_lib.kaggle_ops.state import Known, Pushed, View, look
 from kelron_lib.kaggle_ops.watch import Watch
 from kelron_lib.lease import ask_to_stop
 from kelron_lib.manifest import LATEST, Pointer
@@ -96,7 +96,7 @@ class Chain:
         self._held: Held | None = None
         self._refusals = 0
         self._store_trouble = ""
-        self._known: dict[tuple[str, int], Pushed] = {}
+        self._known = Known()
 
     # --- looking ---
 
@@ -287,8 +287,9 @@ class Chain:
 
     def _attached(self, view: View, kernel: str, version: int) -> str:
         """The newest version of an output is attached by its kernel's name alone, an older one by its number too."""
-        newest = view.pushed[kernel].version if kernel in view.pushed else 0
-        return self.ref(kernel) if version == newest else f"{self.ref(kernel)}/{version}"
+        last = view.pushed.get(kernel)
+        newest = last is not None and last.newest and last.version == version
+        return self.ref(kernel) if newest else f"{self.ref(kernel)}/{version}"
 
     def ensure_library(self, view: View) -> Held:
         """What Kaggle holds to push from: a run keeps the library and the notebooks that it began with, unless told to

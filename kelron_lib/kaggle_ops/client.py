@@ -176,8 +176,9 @@ class Kaggle:
 
         return self._unless_absent(f"look up {ref}", ask)
 
-    def output(self, ref: str, version: int | None = None) -> Output:
-        """What a session left; nothing where there is no such kernel. Where a version is not known, the newest's."""
+    def output(self, ref: str, version: int | None = None, *, newest: bool = True) -> Output:
+        """What a session left; nothing where there is no such kernel. Where Kaggle does not know a version that is the
+        `newest`, what it gives without a number."""
         from kagglesdk.kernels.types.kernels_api_service import ApiListKernelSessionOutputRequest
 
         def ask() -> Output:
@@ -194,7 +195,7 @@ class Kaggle:
                     request.page_token = answer.next_page_token
 
         found = self._unless_absent(f"list the output of {ref}", ask)
-        if found is None and version is not None:
+        if found is None and version is not None and newest:
             return self.output(ref)
         return found or Output()
 

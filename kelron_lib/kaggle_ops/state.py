@@ -16,6 +16,8 @@ from kelron_lib.store import DamagedFile
 
 SETTLE = 30.0
 """Seconds after which an output that is empty although its session was COMPLETE is asked for again."""
+LOOK_BACK = 8
+"""Versions of a kernel that are looked at, at most, for the run's last session."""
 PRODUCT = {
     "preflight": "preflight.json",
     "data": "quality.json",
@@ -27,7 +29,7 @@ PRODUCT = {
 
 @dataclass(frozen=True)
 class Pushed:
-    """The newest push of a kernel, and what became of it."""
+    """The last session of a kernel in a run, and what became of it."""
 
     kernel: str
     ref: str
@@ -42,6 +44,8 @@ class Pushed:
     """The newest step in the store of its output; -1 where it holds no store."""
     found: Any = None
     """What preflight reports."""
+    newest: bool = True
+    """Whether no later version of the kernel is saved, as somebody does who opens it in Kaggle's page and saves it."""
 
     @property
     def ready(self) -> bool:
@@ -54,6 +58,11 @@ class Pushed:
         product = PRODUCT["train" if self.kernel in TRAINING else self.kernel]
         there = self.output.path_of(product) is not None
         return there and (self.kernel not in TRAINING or (self.status is not None and self.status.state == "finished"))
+
+    @property
+    def reached(self) -> int:
+        """The newest step that it left itself; -1 where it left nothing."""
+        return max(self.stored_step, self.status.step if self.status else -1)
 
     @property
     def step(self) -> int:
@@ -96,6 +105,16 @@ class View:
         return [pushed for pushed in self.pushed.values() if pushed.session.active]
 
 
+@dataclass
+class Known:
+    """What does not change any more, by kernel (OWNER/SLUG) and version."""
+
+    sessions: dict[tuple[str, int], Pushed] = field(default_factory=dict)
+    """Those that ended."""
+    records: dict[tuple[str, int], Record | None] = field(default_factory=dict)
+    """Of versions that are not the newest."""
+
+
 def look(
     kaggle: Kaggle,
     kernels: dict[str, Kernel],
@@ -103,24 +122,27 @@ def look(
     stop_slug: str,
     *,
     any_config: bool = False,
-    known: dict[tuple[str, int], Pushed] | None = None,
+    known: Known | None = None,
 ) -> View:
-    """Ask Kaggle for the newest run's kernels. `known`: sessions that an earlier look saw at their end.
+    """Ask Kaggle for the newest run's kernels. `known`: what earlier looks saw that does not change.
 
     Raises KelronError where the newest run is of another config, unless `any_config` will do.
     """
-    known = {} if known is None else known
+    known = known or Known()
     saved = {name: kaggle.saved(f"{kaggle.owner}/{kernel.slug}") for name, kernel in kernels.items()}
-    there = {name: found for name, found in saved.items() if found is not None}
-    records = {name: record for name, found in there.items() if (record := find_record(found.source)) is not None}
-    begun = max((record.begun for record in records.values()), default="")
-    own = {name: record for name, record in records.items() if record.begun == begun}
+    there = {name: versions_of(kaggle, found, known) for name, found in saved.items() if found is not None}
+    begun = max((version.run for versions in there.values() for version in versions), default="")
     pushed, foreign = {}, []
-    for name, found in there.items():
-        if name in own:
-            pushed[name] = _seen(kaggle, name, found, own[name], known)
-        elif (other := kaggle.session(found.ref)) is not None and other.active:
-            foreign.append(found.ref)
+    for name, versions in there.items():
+        own, others = last_session(versions, begun)
+        seen = [_seen(kaggle, name, version, known) for version in own]
+        if seen:
+            pushed[name] = chosen = max(seen, key=lambda one: (one.session.active, one.done, one.reached, one.version))
+            foreign += [f"{one.ref} version {one.version}" for one in seen if one.session.active and one is not chosen]
+        for other in others:
+            session = kaggle.session(other.ref, None if other.newest else other.number)
+            if session is not None and session.active:
+                foreign.append(f"{other.ref} version {other.number}")
     view = View(begun, pushed, tuple(foreign), stopped_at(kaggle, stop_slug) >= begun > "")
     if not any_config and not view.of(config):
         raise KelronError(
@@ -130,23 +152,77 @@ def look(
     return view
 
 
-def _seen(kaggle: Kaggle, name: str, found: Saved, record: Record, known: dict[tuple[str, int], Pushed]) -> Pushed:
-    if (found.ref, found.version) in known:
-        return known[found.ref, found.version]
-    session = kaggle.session(found.ref, found.version) or kaggle.session(found.ref) or Session("NEW_SCRIPT")
-    pushed = _examined(kaggle, Pushed(name, found.ref, found.version, record, session))
-    if pushed.done or pushed.status is not None:
-        known[found.ref, found.version] = pushed
-    return pushed
+@dataclass(frozen=True)
+class Version:
+    """A saved version of a kernel."""
+
+    ref: str
+    number: int
+    record: Record | None
+    """Of the push that it came from; None where it is no push of ours."""
+    newest: bool
+
+    @property
+    def run(self) -> str:
+        """When the run began that it is of; empty where it is of none."""
+        return self.record.begun if self.record is not None else ""
+
+    @property
+    def order(self) -> tuple[str, int]:
+        """What a later push of the kernel has a higher one of."""
+        return (self.run, self.record.number if self.record is not None else 0)
+
+
+def versions_of(kaggle: Kaggle, found: Saved, known: Known) -> list[Version]:
+    """The newest versions of a kernel, newest first, as far back as they may tell of the run's last session.
+
+    A push has a higher number than all before it. What has not was saved by hand in Kaggle's page, or came from a push
+    that was sent twice: then the last session may be an earlier version.
+    """
+    versions = [Version(found.ref, found.version, find_record(found.source), True)]
+    highest = versions[0].order
+    while versions[-1].number > 1 and len(versions) < LOOK_BACK:
+        number = versions[-1].number - 1
+        if (found.ref, number) not in known.records:
+            older = kaggle.saved(found.ref, number)
+            known.records[found.ref, number] = find_record(older.source) if older is not None else None
+        version = Version(found.ref, number, known.records[found.ref, number], False)
+        versions.append(version)
+        if version.record is not None and version.order < highest:
+            break
+        highest = max(highest, version.order)
+    return versions
+
+
+def last_session(versions: list[Version], begun: str) -> tuple[list[Version], list[Version]]:
+    """The versions that hold the last session of a run: one, unless it was saved again; and those that do not."""
+    highest = max((version.order for version in versions), default=("", 0))
+    if highest[0] != begun or not begun:
+        return [], versions[:1]
+    own = [version for version in versions if version.order == highest]
+    return own, [version for version in versions if version not in own and version.number > own[-1].number]
+
+
+def _seen(kaggle: Kaggle, name: str, version: Version, known: Known) -> Pushed:
+    assert version.record is not None
+    place = (version.ref, version.number)
+    if place not in known.sessions:
+        session = kaggle.session(*place) or (kaggle.session(version.ref) if version.newest else None)
+        pushed = Pushed(name, *place, version.record, session or Session("NEW_SCRIPT"), newest=version.newest)
+        pushed = _examined(kaggle, pushed)
+        if not pushed.done and pushed.status is None:
+            return pushed
+        known.sessions[place] = pushed
+    return replace(known.sessions[place], newest=version.newest)
 
 
 def _examined(kaggle: Kaggle, pushed: Pushed) -> Pushed:
     if pushed.session.active:
         return pushed
-    output = kaggle.output(pushed.ref, pushed.version)
+    output = kaggle.output(pushed.ref, pushed.version, newest=pushed.newest)
     if not output.files and pushed.session.status == "COMPLETE":  # it may only be late
         kaggle.sleep(SETTLE)
-        output = kaggle.output(pushed.ref, pushed.version)
+        output = kaggle.output(pushed.ref, pushed.version, newest=pushed.newest)
     if pushed.kernel in TRAINING:
         status = _status(_json(kaggle, output, STATUS_FILE))
         return replace(pushed, output=output, status=status, stored_step=_stored_step(kaggle, output))
