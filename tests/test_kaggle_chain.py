@@ -88,7 +88,7 @@ class Script:
             files[f"{RUN}/store/LATEST.json"] = pointer(step)
         if step == TOTAL:
             files[f"{RUN}/adapter/adapter_config.json"] = b"{}"
-        if self.hub is not None and outcome in ("ok", "killed"):
+        if self.hub is not None and outcome in ("ok", "killed", "heard"):
             self.hub.append(step)
         if outcome == "ok":
             return Played(files=files, log="trained\n")
@@ -102,6 +102,13 @@ class Script:
             )
         if outcome == "killed":
             return Played("CANCEL_ACKNOWLEDGED", message="exceeded the max allowed execution duration")
+        if outcome == "heard":  # killed, too, and its log survived
+            log = (
+                f"step {step}/{TOTAL} | loss 0.5\nstep {step} is kept in hf://buckets/me/kelron/run-1, verified: 1 MB\n"
+            )
+            return Played("CANCEL_ACKNOWLEDGED", log=f"{log}step {min(TOTAL, step + 9)}/{TOTAL} | loss 0.4\n")
+        if outcome == "broken":
+            return Played("ERROR", log="Traceback\nBootstrapError: no such thing\n")
         assert outcome == "empty", outcome
         return Played("COMPLETE")
 
@@ -541,6 +548,70 @@ def test_a_store_that_the_laptop_may_not_read_is_told_once(start, monkeypatch):
     running = chain(overrides=["store.url=hf://buckets/me/kelron/run-1"])
     running.run()
     assert sum(line.startswith("the store cannot be read from here") for line in running.said) == 1
+
+
+HUB = ("store.url=hf://buckets/me/kelron/run-1",)
+
+
+@pytest.fixture
+def unreadable(monkeypatch):
+    """The laptop has no token for the store."""
+
+    def refused(url, **_):
+        raise KelronError("the token may not do this")
+
+    monkeypatch.setattr(chain_module, "open_store", refused)
+
+
+def test_what_a_killed_session_kept_on_the_hub_is_read_from_its_log(start, unreadable):
+    script = Script(["heard", "heard", "ok"], hub=[0])
+    world, chain = start(script)
+    running = chain(overrides=HUB, most=1)
+    running.run()
+    assert script.began == [0, 40, 80]
+    assert pushes(world)[1:-1] == [f"{TRAIN}:0", f"{RESUME}:40", f"{RESUME}:80"]
+    assert {(v.record.fruitless, v.record.unknown) for v in world.history(RESUME)} == {(0, 0)}
+    assert [v.record.total for v in world.history(RESUME)] == [TOTAL, TOTAL]
+
+
+def test_sessions_of_which_nobody_can_tell_are_no_fruitless_ones_and_have_a_limit(start, unreadable):
+    """Killed with nothing left, not even a log; the store has their steps, and nobody here may look."""
+    script = Script(["killed"] * 4, hub=[0])
+    world, chain = start(script)
+    running = chain(overrides=HUB, most=3)
+    running.run()
+    assert script.began == [0, 40, 80, 100, 100]
+    assert [(v.record.fruitless, v.record.unknown) for v in world.history(TRAIN)] == [(0, n) for n in range(5)]
+    told = "\n".join(running.said)
+    assert (
+        "no session kept a step so far (as far as is known: 2 sessions left no word of what they kept; it stops at 6)"
+        in told
+    )
+    script = Script(["killed"] * 9, hub=[0])
+    world, chain = start(script)
+    with pytest.raises(RunFailed, match=r"^2 sessions left no word of what they kept, .*: set HF_TOKEN here"):
+        chain(overrides=HUB, most=1).run()
+    assert len(world.history(TRAIN)) == 2
+
+
+def test_a_session_whose_log_says_how_it_broke_is_fruitless(start, unreadable):
+    _, chain = start(Script(["broken"] * 9, hub=[0]))
+    with pytest.raises(RunFailed, match=r"^2 sessions in a row brought no step\n(.|\n)*BootstrapError: no such thing"):
+        chain(overrides=HUB, most=2).run()
+
+
+def test_the_plan_after_a_killed_session_counts_the_steps_that_are_left(start):
+    world, chain = start(Script(["ok", "killed", "killed"]))
+    world.refresh = datetime(2099, 1, 3, tzinfo=UTC)
+    running = chain("kelron-14b-t4x2")
+    whole = running.gate(running.look(), "train").line
+    assert "(a projection for two T4s)" in whole
+    for sessions in (1, 2, 3):
+        while len(world.history(TRAIN, RESUME)) < sessions:
+            running.turn()
+        world.wait()
+        line = running.gate(running.look(), "resume").line  # 60 steps of 90 s, and a start
+        assert line.startswith("needs 1 session, 1.8 of your 30 h a week (by the last session's speed); ")
 
 
 def test_another_config_is_another_run(start):

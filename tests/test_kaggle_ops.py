@@ -23,8 +23,7 @@ from kelron_lib.kaggle_ops.client import Kaggle, KaggleError, Output, Quota
 from kelron_lib.kaggle_ops.kernels import Record, read_kernels, stage_kernel
 from kelron_lib.kaggle_ops.library import Library, upload_library
 from kelron_lib.kaggle_ops.push import NoQuota, Refused, follow, push
-from kelron_lib.kaggle_ops.quota import Need, gate, need
-from kelron_lib.session import make_status
+from kelron_lib.kaggle_ops.quota import Need, Reached, gate, need
 
 LIBRARY = f"{USER}/kelron-library"
 
@@ -323,17 +322,19 @@ def quota(left, hours=60.0):
 
 
 def test_what_is_needed_comes_from_the_best_that_is_known():
-    status = make_status("budget", "", first_step=0, step=500, total_steps=1000, seconds=36000)
-    measured = need(CONFIG, status)
+    measured = need(CONFIG, Reached(500, 1000, 72.0))
     assert measured == Need(10.25, 1, "by the last session's speed")
     checked = {"probe": {"projection": {"total_hours": 15.0}}}
     assert need(CONFIG, None, checked) == Need(15.5, 2, "by preflight's measurement")
-    failed = make_status("failed", "", first_step=500, step=500, total_steps=1000, seconds=60)
-    assert need(CONFIG, failed, checked) == Need(7.75, 1, "by preflight's measurement")  # what is left, not all
+    assert need(CONFIG, Reached(500, 1000), checked) == Need(
+        7.75, 1, "by preflight's measurement"
+    )  # what is left, not all
     planned = need(CONFIG, None)
     assert planned.how == "a projection for two T4s"
     assert 1 < planned.hours < 200
-    assert need(resolve("tiny-cpu"), status) is None
+    assert need(CONFIG, Reached(0, 0)) == planned
+    assert need(CONFIG, Reached(990, 1000)).hours < planned.hours / 2
+    assert need(resolve("tiny-cpu"), Reached(500, 1000, 72.0)) is None
 
 
 def test_the_quota_holds_a_session_and_says_until_when():

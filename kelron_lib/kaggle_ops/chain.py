@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from kelron_lib.errors import KelronError, RunFailed
 from kelron_lib.hub_store import SCHEME as HUB_SCHEME
 from kelron_lib.kaggle_ops import library
 from kelron_lib.kaggle_ops.client import Kaggle, KaggleError
-from kelron_lib.kaggle_ops.decide import DONE, PUSH, STOP, WAIT, Step, decide, ending, fruitless_after, source_of
+from kelron_lib.kaggle_ops.decide import DONE, PUSH, STOP, WAIT, Step, decide, ending, source_of, tally
 from kelron_lib.kaggle_ops.kernels import (
     TRAINING,
     Kernel,
@@ -31,7 +31,7 @@ from kelron_lib.kaggle_ops.kernels import (
     unpack_kernels,
 )
 from kelron_lib.kaggle_ops.push import NoQuota, Refused, page_of, push
-from kelron_lib.kaggle_ops.quota import Gate, gate, need
+from kelron_lib.kaggle_ops.quota import Gate, Reached, gate, need
 from kelron_lib.kaggle_ops.secret import token_dataset
 from kelron_lib.kaggle_ops.state import Known, Pushed, View, look
 from kelron_lib.kaggle_ops.watch import Watch
@@ -110,8 +110,8 @@ class Chain:
         view = look(self.kaggle, self.kernels, self.config, slug, any_config=any_config or fresh, known=self._known)
         return View("", {}, (*(one.ref for one in view.active), *view.foreign)) if fresh else view
 
-    def known_step(self) -> int:
-        """The newest step in a store on the Hub; 0 for a store in outputs, and where this laptop may not read it."""
+    def known_step(self) -> int | None:
+        """The newest step in a store on the Hub, None where this laptop may not read it; 0 for a store in outputs."""
         if not self.config.store.url.startswith(HUB_SCHEME):
             return 0
         try:
@@ -119,11 +119,11 @@ class Chain:
         except (MissingFile, DamagedFile):
             return 0
         except KelronError as error:
-            line = f"the store cannot be read from here ({error}); the sessions' status files count"
+            line = f"the store cannot be read from here ({error}); the sessions' status files and logs count"
             if line != self._store_trouble:
                 self.kaggle.say(line)
                 self._store_trouble = line
-            return 0
+            return None
 
     def next(self, view: View) -> Step:
         """What is to be done."""
@@ -134,8 +134,10 @@ class Chain:
         """Whether the quota lets a kernel start; None for those that are not held by it."""
         if kernel not in TRAINING:
             return None
-        training, checked = view.training, view.pushed.get("preflight")
-        wanted = need(self.config, training.status if training else None, checked.found if checked else None)
+        training, checked, reached = view.training, view.pushed.get("preflight"), None
+        if training is not None:
+            reached = Reached(max(training.step, self.known_step() or 0), training.total, training.pace)
+        wanted = need(self.config, reached, checked.found if checked else None)
         quota = self.kaggle.quota() if wanted is not None else None
         return gate(self.config, wanted, quota, now=self.options.now, today=datetime.now(UTC))
 
@@ -243,8 +245,10 @@ class Chain:
         known = self.known_step()
         return Record(
             number=training.record.number + 1,
-            step=max(training.step, known),
-            fruitless=fruitless_after(training, known),
+            step=max(training.step, known or 0),
+            **asdict(tally(training, known)),
+            total=training.total,
+            pace=training.pace,
             source=source_of(training),
             **about,
         )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from kelron_lib.kaggle_ops.state import PRODUCT, Pushed, View
 
 WAIT, PUSH, DONE, STOP = "wait", "push", "done", "stop"
+UNKNOWN = 2
+"""So many times as many sessions of which nobody can tell whether they brought a step are put up with."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,9 @@ class Step:
     """The session that it waits for, or that ended before it."""
 
 
-def decide(view: View, *, preflight: bool, most: int, known_step: int) -> Step:
+def decide(view: View, *, preflight: bool, most: int, known_step: int | None) -> Step:
     """The next step of a run. `most`: sessions without success after which it stops; `known_step`: the newest step in a
-    store that the laptop can read, 0 where there is none."""
+    store on the Hub, 0 where there is none, None where the laptop cannot read it."""
     if view.stopped:
         return Step(STOP, why="the run was stopped by hand: `run --go-on` goes on with it")
     if view.active:
@@ -61,20 +63,39 @@ def _once(view: View, kernel: str, most: int) -> Step | None:
     return Step(PUSH, kernel, f"{kernel} left no {PRODUCT[kernel]}", found)
 
 
-def fruitless_after(training: Pushed, known_step: int) -> int:
-    """Sessions in a row without progress, the one that just ended among them."""
-    progress = max(training.step, known_step) > training.record.step or training.done
-    return 0 if progress else training.record.fruitless + 1
+@dataclass(frozen=True)
+class Tally:
+    """Sessions in a row without a new step that is known of, the one that just ended among them."""
+
+    fruitless: int
+    """Those that brought none."""
+    unknown: int
+    """Those of which nobody can tell."""
 
 
-def _next_training(training: Pushed, most: int, known_step: int) -> Step:
-    step, fruitless = max(training.step, known_step), fruitless_after(training, known_step)
-    if fruitless >= most:
-        return Step(STOP, training.kernel, f"{fruitless} sessions in a row brought no step", training)
+def tally(training: Pushed, known_step: int | None) -> Tally:
+    """The count after a training session. `known_step` as in `decide`."""
+    before = training.record
+    if max(training.step, known_step or 0) > before.step or training.done:
+        return Tally(0, 0)
+    if known_step is None and training.silent:
+        return Tally(before.fruitless, before.unknown + 1)
+    return Tally(before.fruitless + 1, before.unknown)
+
+
+def _next_training(training: Pushed, most: int, known_step: int | None) -> Step:
+    step, count = max(training.step, known_step or 0), tally(training, known_step)
+    if count.fruitless >= most:
+        return Step(STOP, training.kernel, f"{count.fruitless} sessions in a row brought no step", training)
+    silence = f"{count.unknown} session{'s' * (count.unknown != 1)} left no word of what they kept"
+    if count.unknown >= UNKNOWN * most:
+        why = f"{silence}, and the store cannot be read from here: set HF_TOKEN here to a token that may, or allow for "
+        return Step(STOP, training.kernel, f"{why}more with --give-up-after", training)
+    doubt = f" (as far as is known: {silence}; it stops at {UNKNOWN * most})" if count.unknown else ""
     if step == 0:
-        return Step(PUSH, "train", "no session kept a step so far", training)
+        return Step(PUSH, "train", f"no session kept a step so far{doubt}", training)
     other = "resume-b" if source_of(training).startswith("resume/") else "resume"
-    return Step(PUSH, other, f"step {step} is kept and the run is not finished", training)
+    return Step(PUSH, other, f"step {step} is kept and the run is not finished{doubt}", training)
 
 
 def source_of(training: Pushed) -> str:

@@ -48,6 +48,12 @@ class Record:
     """The newest step known when it was pushed."""
     fruitless: int = 0
     """Sessions in a row, before this one, that brought no step."""
+    unknown: int = 0
+    """Sessions since the last known step, before this one, of which nobody can tell whether they brought one."""
+    total: int = 0
+    """Steps of the whole run; 0 where no session has told."""
+    pace: float = 0.0
+    """Seconds a step, of the newest session that told; 0 where none has."""
     source: str = ""
     """The output with the newest checkpoint: KERNEL/VERSION; empty where none holds one."""
     library: str = ""

@@ -9,7 +9,6 @@ from typing import Any
 
 from kelron_lib.config import MADE_FOR, RunConfig
 from kelron_lib.kaggle_ops.client import Quota
-from kelron_lib.session import Status
 
 STARTUP_HOURS = 0.25
 """Of a session, before the first step: installing, loading the base, restoring. Assumed."""
@@ -42,20 +41,36 @@ class Gate:
     """Seconds of a shortened session."""
 
 
-def need(config: RunConfig, status: Status | None, preflight: Any = None) -> Need | None:
-    """Hours of training left: by the last session's speed, else by what preflight measured, else by arithmetic for two
-    T4s. None for a preset that needs no GPU."""
+@dataclass(frozen=True)
+class Reached:
+    """How far a run is."""
+
+    step: int
+    """The newest step that is kept."""
+    total: int
+    """Steps of the whole run; 0 where no session has told."""
+    pace: float = 0.0
+    """Seconds a step, of the newest session that told; 0 where none has."""
+
+    @property
+    def left(self) -> float:
+        """The part of the run that is left."""
+        return max(0.0, 1 - self.step / self.total) if self.total else 1.0
+
+
+def need(config: RunConfig, reached: Reached | None, preflight: Any = None) -> Need | None:
+    """Hours of training left: by the last known speed, else by what preflight measured, else by arithmetic for two T4s.
+    None for a preset that needs no GPU."""
     if MADE_FOR.get(config.preset, 0) == 0:
         return None
-    if status is not None and status.step > status.first_step:
-        speed = status.seconds / (status.step - status.first_step)
-        return _sessions(config, speed * (status.total_steps - status.step) / 3600, "by the last session's speed")
-    left = 1 - status.step / status.total_steps if status is not None and status.total_steps else 1.0
+    reached = reached or Reached(0, 0)
+    if reached.pace and reached.total:
+        return _sessions(config, reached.pace * reached.left * reached.total / 3600, "by the last session's speed")
     try:
         whole = float(preflight["probe"]["projection"]["total_hours"])
-        return _sessions(config, left * whole, "by preflight's measurement")
+        return _sessions(config, reached.left * whole, "by preflight's measurement")
     except (TypeError, KeyError):
-        return _sessions(config, left * _planned_hours(config), "a projection for two T4s")
+        return _sessions(config, reached.left * _planned_hours(config), "a projection for two T4s")
 
 
 def _planned_hours(config: RunConfig) -> float:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from kelron_lib.config import RunConfig, config_hash
 from kelron_lib.errors import KelronError
+from kelron_lib.hub_store import SCHEME as HUB_SCHEME
 from kelron_lib.kaggle_ops.client import Kaggle, Output, Saved, Session
 from kelron_lib.kaggle_ops.kernels import TRAINING, Kernel, Record, find_record
+from kelron_lib.kaggle_ops.logs import Told, read_log
 from kelron_lib.manifest import LATEST, Pointer
 from kelron_lib.session import STATUS_FILE, Status
 from kelron_lib.store import DamagedFile
@@ -59,15 +62,42 @@ class Pushed:
         there = self.output.path_of(product) is not None
         return there and (self.kernel not in TRAINING or (self.status is not None and self.status.state == "finished"))
 
+    @cached_property
+    def told(self) -> Told:
+        """What its log says, which may be there although its output is lost."""
+        return read_log(self.output.last_lines(10**9))
+
     @property
     def reached(self) -> int:
-        """The newest step that it left itself; -1 where it left nothing."""
-        return max(self.stored_step, self.status.step if self.status else -1)
+        """The newest step that it is known to have kept itself; -1 where nothing tells."""
+        kept = self.told.kept if self.record.store.startswith(HUB_SCHEME) else 0  # elsewhere that went with its output
+        return max(self.stored_step, self.status.step if self.status else -1, kept or -1)
 
     @property
     def step(self) -> int:
-        """The newest step that this session is known to have kept."""
-        return max(self.record.step, self.stored_step, self.status.step if self.status else 0)
+        """The newest step that is known to have been kept when it ended."""
+        return max(self.record.step, self.reached)
+
+    @property
+    def silent(self) -> bool:
+        """Whether it left no word of what it kept in a store on the Hub: no status, and no log, or one that ends amid
+        new steps."""
+        if self.status is not None or not self.record.store.startswith(HUB_SCHEME):
+            return False
+        return not self.told.last or self.told.step > self.step
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run; 0 where no session has told."""
+        return (self.status.total_steps if self.status else 0) or self.told.total or self.record.total
+
+    @property
+    def pace(self) -> float:
+        """Seconds a step, of the newest session that told; 0 where none has."""
+        status = self.status
+        if status is None or status.step <= status.first_step:
+            return self.record.pace
+        return status.seconds / (status.step - status.first_step)
 
 
 @dataclass(frozen=True)
