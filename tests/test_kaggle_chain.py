@@ -5,7 +5,7 @@ import random
 import threading
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import kaggle_image
 import pytest
@@ -18,9 +18,11 @@ from kelron_lib.config import resolve
 from kelron_lib.errors import KelronError, RunFailed
 from kelron_lib.kaggle_ops import __main__ as command_line
 from kelron_lib.kaggle_ops import chain as chain_module
-from kelron_lib.kaggle_ops import library
+from kelron_lib.kaggle_ops import hub as hub_module
+from kelron_lib.kaggle_ops import library, state
 from kelron_lib.kaggle_ops.chain import Chain, Options
 from kelron_lib.kaggle_ops.client import Kaggle, KaggleError
+from kelron_lib.kaggle_ops.hub import HubSide
 from kelron_lib.kaggle_ops.kernels import pack_kernels
 from kelron_lib.kaggle_ops.library import KERNELS_FILE, Library, upload_library
 from kelron_lib.lease import Writer
@@ -436,7 +438,7 @@ def test_stopped_by_hand_a_session_with_a_store_on_the_hub_is_asked_to_end(start
 
     world, chain = start(play)
     store = Session(hub, "bucket").store
-    monkeypatch.setattr(chain_module, "open_store", lambda url, **_: store)
+    monkeypatch.setattr(hub_module, "open_store", lambda url, **_: store)
     options = ["--preset", "tiny-cpu"]  # the store is known from what was pushed
     while not world.history(TRAIN):
         chain(overrides=["store.url=hf://buckets/me/kelron/run-1"], once=True).run()
@@ -480,7 +482,6 @@ def test_at_the_end_the_scoreboard_is_printed_and_the_report_opened(start, monke
 def test_the_report_of_another_run_is_not_taken_for_this_ones(start, monkeypatch, capsys):
     world, chain = start(Script())
     chain().run()
-    time.sleep(1.1)  # runs are told apart by the second they began in
     monkeypatch.setattr(command_line.webbrowser, "open", lambda address: pytest.fail("opened an old report"))
     assert command_line.main(["run", "--preset", "tiny-cpu", "--fresh", "--once"]) == 0
     assert "report: " not in capsys.readouterr().out
@@ -543,7 +544,7 @@ def test_a_store_that_the_laptop_may_not_read_is_told_once(start, monkeypatch):
     def refused(url, **_):
         raise KelronError("the token may not do this")
 
-    monkeypatch.setattr(chain_module, "open_store", refused)
+    monkeypatch.setattr(hub_module, "open_store", refused)
     _, chain = start(Script(hub=[0]))
     running = chain(overrides=["store.url=hf://buckets/me/kelron/run-1"])
     running.run()
@@ -560,7 +561,7 @@ def unreadable(monkeypatch):
     def refused(url, **_):
         raise KelronError("the token may not do this")
 
-    monkeypatch.setattr(chain_module, "open_store", refused)
+    monkeypatch.setattr(hub_module, "open_store", refused)
 
 
 def test_what_a_killed_session_kept_on_the_hub_is_read_from_its_log(start, unreadable):
@@ -624,13 +625,96 @@ def test_another_config_is_another_run(start):
     with pytest.raises(KelronError, match=r"^Kaggle holds another run"):
         chain(overrides=["store.url=hf://buckets/me/kelron/run-1"]).run()
     before = len(pushes(world))
-    time.sleep(1.1)  # runs are told apart by the second they began in
-    chain(overrides=["lora.r=4"], fresh=True).run()
+    chain(overrides=["lora.r=4"], fresh="1").run()
     assert len(pushes(world)) == 2 * before
     chain(overrides=["lora.r=4"]).run()
     assert len(pushes(world)) == 2 * before
     chain(name="Other").run()
     assert len(world.history("other-02-train")) == 1
+
+
+def test_a_command_that_begins_anew_and_is_repeated_finds_the_run_that_it_began(start, monkeypatch, capsys):
+    """A laptop that is killed and started again with the same command line, at any moment."""
+    world, chain = start(Script())
+    chain().run()
+    monkeypatch.setattr(command_line.webbrowser, "open", lambda address: None)
+    monkeypatch.setattr(command_line, "scoreboard", lambda folder: "the scoreboard")
+    again = ["run", "--preset", "tiny-cpu", "--once", "--fresh"]
+    turns = 0
+    while "report: " not in capsys.readouterr().out:
+        assert command_line.main(again) == 0
+        world.wait()
+        turns += 1
+    assert turns == 6
+    assert len(pushes(world)) == 10
+    assert command_line.main(again) == 0
+    assert "going on with the run that --fresh 1 began (" in capsys.readouterr().out
+    assert command_line.main(again[:-2]) == 0  # without the word, too: it is the newest run
+    assert len(pushes(world)) == 10
+    assert command_line.main([*again, "second"]) == 0
+    world.wait()
+    assert len(pushes(world)) == 11
+    assert world.versions(DATA)[-1].record.fresh == "second"
+    with pytest.raises(SystemExit, match="2"):
+        command_line.main([*again, "two words"])
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_clock_that_is_wrong_by_a_day_changes_no_run(days, start, monkeypatch):
+    """Neither of a laptop that begins a run anew, nor of one that goes on with it."""
+
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(days=days)
+
+    world, chain = start(Script())
+    chain().run()
+    monkeypatch.setattr(state, "datetime", Wrong)
+    monkeypatch.setattr(chain_module, "datetime", Wrong)
+    chain(fresh="1", once=True).run()
+    world.wait()
+    assert chain().next(chain().look()).kernel == "train"
+    assert command_line.main(["stop", "--preset", "tiny-cpu"]) == 0
+    assert chain().look().stopped
+    command_line._mark(chain(), "")
+    monkeypatch.undo()
+    use_client(monkeypatch, world)
+    chain().run()
+    assert len(pushes(world)) == 10
+
+
+def test_begun_anew_on_the_hub_what_the_store_held_before_does_not_count(start, monkeypatch):
+    """Its first sessions break before they set that aside."""
+    hub = [100]
+    script = Script(["broken", "broken"], hub=hub)
+    world, chain = start(script)
+
+    class Store:
+        def read_bytes(self, path):
+            step = hub[-1]
+            return Pointer(step, step_folder(step), f"{len(hub):064}").encode()
+
+    monkeypatch.setattr(hub_module, "open_store", lambda url, **_: Store())
+    train = script.train
+
+    def set_aside(kind, mounted):
+        if kind == TRAIN and world.versions(TRAIN)[-1].parameters.get("FRESH") and not script.outcomes:
+            hub[:] = [0, 0]
+        return train(kind, mounted)
+
+    script.train = set_aside
+    chain(overrides=HUB, fresh="1").run()
+    assert [v.parameters.get("FRESH", False) for v in world.history(TRAIN)] == [True, True, True]
+    assert script.began == [100, 100, 0, 40, 80]
+    assert pushes(world)[1:-1] == [f"{TRAIN}:0"] * 3 + [f"{RESUME}:40", f"{RESUME}:80"]
+
+    def refused(url, **_):
+        raise KelronError("the token may not do this")
+
+    monkeypatch.setattr(hub_module, "open_store", refused)
+    with pytest.raises(KelronError, match=r"^--fresh has to see what the store holds before, .*: set HF_TOKEN"):
+        chain(overrides=HUB, fresh="2").run()
 
 
 def test_the_quota_holds_the_next_session(start, monkeypatch):
@@ -749,7 +833,7 @@ def test_with_a_store_on_the_hub_nothing_of_an_output_is_attached(start, monkeyp
     hub = [0]
     script = Script(["killed", "empty", "ok"], hub=hub)
     world, chain = start(script)
-    monkeypatch.setattr(Chain, "known_step", lambda self: hub[-1])
+    monkeypatch.setattr(HubSide, "known_step", lambda self, training: hub[-1])
     store = ("store.url=hf://buckets/me/kelron/run-1",)
     running = chain(overrides=store)
     running.run()

@@ -67,7 +67,7 @@ def session(monkeypatch):
 
         def show(status="RUNNING", known=None, until=None):
             """Until the log was heard so far."""
-            watch.show(Pushed("train", TRAIN, 1, Record("", ""), Session(status)), lambda: known)
+            watch.show(Pushed("train", TRAIN, 1, Record("", ""), Session(status)), lambda _: known)
             end = time.monotonic() + 20
             while until is not None and until not in watch._listener.told.last:
                 assert time.monotonic() < end
@@ -112,13 +112,13 @@ def test_a_session_is_spoken_of_when_its_state_changes_and_once_a_minute(session
 
 def test_one_that_looks_only_once_waits_for_the_log(session):
     session.lines.append(f"{LINE.format(7)}\n")
-    session.watch.show(Pushed("train", TRAIN, 1, Record("", ""), Session("RUNNING")), lambda: None, glance=True)
+    session.watch.show(Pushed("train", TRAIN, 1, Record("", ""), Session("RUNNING")), lambda _: None, glance=True)
     assert session.said == [f"{TRAIN} is running | 0:00 so far | {LINE.format(7)}"]
 
 
 def test_the_time_of_a_session_that_began_before_comes_from_its_log(session, monkeypatch):
     monkeypatch.setattr(session.world, "events", lambda version: [{"time": 7200.5, "data": "a line\n"}])
-    session.watch.show(Pushed("train", TRAIN, 1, Record("", ""), Session("RUNNING")), lambda: None, glance=True)
+    session.watch.show(Pushed("train", TRAIN, 1, Record("", ""), Session("RUNNING")), lambda _: None, glance=True)
     assert session.said[0].startswith(f"{TRAIN} is running | 2:00:0")
 
 
@@ -129,8 +129,8 @@ def test_a_log_that_breaks_off_is_asked_for_again_and_one_that_cannot_be_had_is_
     session.show(until="step 5")
     session.watch.close()
     monkeypatch.setattr(session.world, "_version", lambda asked: None)
-    session.watch.show(Pushed("train", TRAIN, 1, Record("", ""), Session("RUNNING")), lambda: None)
+    session.watch.show(Pushed("train", TRAIN, 1, Record("", ""), Session("RUNNING")), lambda _: None)
     time.sleep(0.5)
     session.time = 61.0
-    session.watch.show(Pushed("train", TRAIN, 1, Record("", ""), Session("RUNNING")), lambda: None)
+    session.watch.show(Pushed("train", TRAIN, 1, Record("", ""), Session("RUNNING")), lambda _: None)
     assert "no word from it: cannot follow the log of" in session.said[-1]

@@ -7,6 +7,7 @@ that cannot be used and for what Kaggle refused.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import webbrowser
 from contextlib import closing
@@ -107,7 +108,7 @@ def _status(args: argparse.Namespace) -> int:
     for pushed in view.pushed.values():
         if pushed.session.active:
             with closing(Watch(chain.kaggle)) as watch:
-                watch.show(pushed, chain.known_step, glance=True)
+                watch.show(pushed, chain.hub.known_step, glance=True)
         else:
             _say(f"{pushed.kernel}: " + "\n".join(ending(pushed)))
     if not view.of(chain.config):
@@ -193,7 +194,7 @@ def _stop(args: argparse.Namespace) -> int:
     _say("stopped: no `run`, here or elsewhere, pushes another session of this run; `run --go-on` does again")
     for pushed in chain.look(any_config=True).active:
         _say(f"{pushed.ref} is {pushed.session.status.lower()}")
-        if asked := chain.ask_to_stop(pushed):
+        if asked := chain.hub.ask_to_stop(pushed):
             _say(asked)
             continue
         _say("it goes on until it is done or its budget is used: Kaggle's API cannot end it. Its page can, and what it")
@@ -268,7 +269,8 @@ def _add_run(run: argparse.ArgumentParser, staging: object) -> None:
     assert callable(staging)
     staging(run)
     run.add_argument("--preflight", action="store_true", help="check and measure on Kaggle first")
-    run.add_argument("--fresh", action="store_true", help="begin anew; say it once")
+    words = "begin anew; the same command with the same word (if none: %(const)s) finds that run again"
+    run.add_argument("--fresh", nargs="?", default="", const="1", metavar="WORD", help=words, type=_word)
     run.add_argument("--now", action="store_true", help="do not wait for the quota: a shortened session")
     run.add_argument("--go-on", action="store_true", help="go on with a run that was stopped")
     run.add_argument("--once", action="store_true", help="one look and one push at most, for a scheduler")
@@ -288,6 +290,12 @@ def _add_run(run: argparse.ArgumentParser, staging: object) -> None:
 def _add_restage(parser: argparse.ArgumentParser) -> None:
     words = "go on with this clone's library and notebooks instead of the run's"
     parser.add_argument("--restage", action="store_true", help=words)
+
+
+def _word(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{0,40}", text):  # the default is none
+        raise argparse.ArgumentTypeError("letters, digits, dots and dashes")
+    return text
 
 
 def _positive(text: str) -> int:

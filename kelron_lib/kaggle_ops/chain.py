@@ -16,10 +16,10 @@ from typing import Any
 
 from kelron_lib.config import RunConfig, config_hash
 from kelron_lib.errors import KelronError, RunFailed
-from kelron_lib.hub_store import SCHEME as HUB_SCHEME
 from kelron_lib.kaggle_ops import library
 from kelron_lib.kaggle_ops.client import Kaggle, KaggleError
 from kelron_lib.kaggle_ops.decide import DONE, PUSH, STOP, WAIT, Step, decide, ending, source_of, tally
+from kelron_lib.kaggle_ops.hub import HubSide
 from kelron_lib.kaggle_ops.kernels import (
     TRAINING,
     Kernel,
@@ -33,13 +33,9 @@ from kelron_lib.kaggle_ops.kernels import (
 from kelron_lib.kaggle_ops.push import NoQuota, Refused, page_of, push
 from kelron_lib.kaggle_ops.quota import Gate, Reached, gate, need
 from kelron_lib.kaggle_ops.secret import token_dataset
-from kelron_lib.kaggle_ops.state import Known, Pushed, View, look
+from kelron_lib.kaggle_ops.state import Known, View, begins_now, look
 from kelron_lib.kaggle_ops.watch import Watch
-from kelron_lib.lease import ask_to_stop
-from kelron_lib.manifest import LATEST, Pointer
 from kelron_lib.runtime import exclusive, read_json
-from kelron_lib.store import DamagedFile, MissingFile
-from kelron_lib.stores import open_store
 
 RUN = "runs/kelron"
 """The run's folder in a session, relative to /kaggle/working."""
@@ -59,7 +55,8 @@ class Options:
     """Texts like those of --set, which the notebooks get."""
     name: str = "Kelron"
     preflight: bool = False
-    fresh: bool = False
+    fresh: str = ""
+    """Begin anew, unless the newest run of this config was begun by the same word."""
     now: bool = False
     once: bool = False
     """One turn, without waiting: for a scheduler."""
@@ -93,9 +90,10 @@ class Chain:
         self.kernels: dict[str, Kernel] = read_kernels(options.project, options.name)
         self.begun = ""
         """When the run began that this process pushes for; empty until it is known."""
+        self._before = ""
         self._held: Held | None = None
         self._refusals = 0
-        self._store_trouble = ""
+        self.hub = HubSide(config, kaggle.say)
         self._known = Known()
 
     # --- looking ---
@@ -105,30 +103,26 @@ class Chain:
 
         Raises KelronError where the run on Kaggle is of another config or store, unless `any_config` will do.
         """
-        fresh = self.options.fresh and not self.begun
+        word = "" if self.begun else self.options.fresh
         slug = stop_slug(self.options.name)
-        view = look(self.kaggle, self.kernels, self.config, slug, any_config=any_config or fresh, known=self._known)
-        return View("", {}, (*(one.ref for one in view.active), *view.foreign)) if fresh else view
-
-    def known_step(self) -> int | None:
-        """The newest step in a store on the Hub, None where this laptop may not read it; 0 for a store in outputs."""
-        if not self.config.store.url.startswith(HUB_SCHEME):
-            return 0
-        try:
-            return Pointer.decode(open_store(self.config.store.url).read_bytes(LATEST)).step
-        except (MissingFile, DamagedFile):
-            return 0
-        except KelronError as error:
-            line = f"the store cannot be read from here ({error}); the sessions' status files and logs count"
-            if line != self._store_trouble:
-                self.kaggle.say(line)
-                self._store_trouble = line
-            return None
+        allowed = any_config or bool(word)
+        view = look(self.kaggle, self.kernels, self.config, slug, any_config=allowed, known=self._known)
+        if not word:
+            return view
+        if view.begun and view.fresh == word and view.of(self.config):
+            self.begun = view.begun
+            line = f"going on with the run that --fresh {word} began ({view.begun}); another word begins another"
+            self.kaggle.say(line)
+            return view
+        self._before = view.begun
+        return View("", {}, (*(one.ref for one in view.active), *view.foreign))
 
     def next(self, view: View) -> Step:
         """What is to be done."""
         options = self.options
-        return decide(view, preflight=options.preflight, most=options.most, known_step=self.known_step())
+        return decide(
+            view, preflight=options.preflight, most=options.most, known_step=self.hub.known_step(view.training)
+        )
 
     def gate(self, view: View, kernel: str) -> Gate | None:
         """Whether the quota lets a kernel start; None for those that are not held by it."""
@@ -136,7 +130,7 @@ class Chain:
             return None
         training, checked, reached = view.training, view.pushed.get("preflight"), None
         if training is not None:
-            reached = Reached(max(training.step, self.known_step() or 0), training.total, training.pace)
+            reached = Reached(max(training.step, self.hub.known_step(training) or 0), training.total, training.pace)
         wanted = need(self.config, reached, checked.found if checked else None)
         quota = self.kaggle.quota() if wanted is not None else None
         return gate(self.config, wanted, quota, now=self.options.now, today=datetime.now(UTC))
@@ -155,7 +149,7 @@ class Chain:
                 if step.kind == STOP:
                     raise RunFailed("\n".join([step.why, *(ending(step.about) if step.about else [])]))
                 if step.about is not None and step.about.session.active:
-                    watch.show(step.about, self.known_step, glance=self.options.once)
+                    watch.show(step.about, self.hub.known_step, glance=self.options.once)
                 elif step.why != said:
                     self.kaggle.say(f"{step.kernel or 'waiting'}: {step.why}")
                     said = step.why
@@ -203,13 +197,13 @@ class Chain:
         """Stage and push one kernel with what it needs attached. `budget`: seconds of a shortened
         session; `patience`: seconds to wait where no session can be had."""
         held = self.ensure_library(view)
-        self.begun = self.begun or view.begun or datetime.now(UTC).isoformat(timespec="seconds")
+        self.begun = self.begun or view.begun or begins_now(self._before)
         record = self.record(view, kernel, held)
         overrides = [*self.options.overrides]
         if budget is not None:
             overrides.append(f"session.budget_seconds={budget:.0f}")
         parameters: dict[str, Any] = {"PRESET": self.config.preset, "RUN": RUN, "OVERRIDES": overrides}
-        if kernel == "train" and record.fresh and view.training is None and self.config.store.url:
+        if kernel == "train" and record.fresh and self.hub.begins_anew(view.training):
             parameters["FRESH"] = True
         with tempfile.TemporaryDirectory(prefix="kelron-push-") as scratch:
             stage_kernel(
@@ -228,7 +222,7 @@ class Chain:
 
     def record(self, view: View, kernel: str, held: Held) -> Record:
         """What the push writes down for later turns."""
-        fresh = self.options.fresh or any(one.record.fresh for one in view.pushed.values())
+        fresh = self.options.fresh or view.fresh
         about: dict[str, Any] = {
             "begun": self.begun,
             "config": config_hash(self.config),
@@ -240,9 +234,10 @@ class Chain:
         training, found = view.training, view.pushed.get(kernel)
         if kernel not in TRAINING:
             return Record(number=found.record.number + 1 if found else 1, **about)
+        about["before"] = self.hub.before(training) if fresh else ""
         if training is None:
             return Record(**about)
-        known = self.known_step()
+        known = self.hub.known_step(training)
         return Record(
             number=training.record.number + 1,
             step=max(training.step, known or 0),
@@ -256,7 +251,7 @@ class Chain:
     def datasets(self) -> list[str]:
         """What every kernel attaches: the library, and the token where the store needs one."""
         attached = [f"{self.kaggle.owner}/{library.dataset_slug(self.options.project)}"]
-        if self.config.store.url.startswith(HUB_SCHEME):
+        if self.hub.there:
             if token := token_dataset(self.kaggle):
                 return [*attached, token]
             self.kaggle.say(
@@ -333,26 +328,6 @@ class Chain:
         words = "uploaded and ready" if sent else "is on Kaggle already"
         self.kaggle.say(f"library: commit {library.short(made.commit)} {words}")
         return made.commit
-
-    def ask_to_stop(self, pushed: Pushed) -> str:
-        """Ask a session that trains to keep a checkpoint and end, which it sees in a store on the Hub: what will come
-        of it, in words; empty where it cannot be asked."""
-        url = pushed.record.store
-        if pushed.kernel not in TRAINING or not url.startswith(HUB_SCHEME):
-            return ""
-        try:
-            store = open_store(url, allow_foreign=self.config.store.allow_foreign)
-            holder = ask_to_stop(store)
-        except KelronError as error:
-            self.kaggle.say(f"it could not be asked to end: {error}")
-            return ""
-        if holder is None:
-            self.kaggle.say("it cannot be asked to end before it trains: say `stop` again then")
-            return ""
-        return (
-            f"the session that holds the store ({holder.describe()}) was asked to end, sees it within "
-            f"{store.beat_seconds:.0f} s, and keeps a checkpoint"
-        )
 
     def fetch_results(self, step: Step) -> Path:
         """Download the report in place of any that lies there; its folder."""

@@ -60,8 +60,12 @@ class Record:
     """The commit of the library and of the notebooks, which come with it."""
     dirty: bool = False
     """Whether that is a commit with uncommitted changes in it."""
-    fresh: bool = False
-    """Whether the run was begun anew although there was another before it."""
+    fresh: str = ""
+    """The word of `--fresh WORD` by which the run was begun anew although there was another before it, and by which the
+    same command finds it again; empty where it was not."""
+    before: str = ""
+    """Of a run begun anew: the sha256 of the newest manifest that its store on the Hub held before, which is no part of
+    it."""
     push: str = field(default_factory=lambda: secrets.token_hex(6))
     """One of a kind, by which a push whose answer was lost is found again."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -124,6 +126,11 @@ class View:
         ordered = [self.pushed.get("evaluate"), self.training, self.pushed.get("data"), self.pushed.get("preflight")]
         return next((one.record.library for one in ordered if one is not None), "")
 
+    @property
+    def fresh(self) -> str:
+        """The word by which the run was begun anew; empty where it was not."""
+        return next((one.record.fresh for one in self.pushed.values()), "")
+
     def of(self, config: RunConfig) -> bool:
         """Whether this is the run of a config and its store."""
         same = (config_hash(config), config.store.url)
@@ -180,6 +187,15 @@ def look(
             "that it was begun with, begin anew with --fresh, or name another with --name"
         )
     return view
+
+
+def begins_now(before: str) -> str:
+    """When a run begins (UTC, ISO 8601), by this machine's clock, which may be wrong: after `before`, when the newest
+    run on Kaggle began, which it would not be told from, or be hidden by."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    with suppress(ValueError, TypeError):  # it is not what this writes
+        now = max(now, datetime.fromisoformat(before) + timedelta(seconds=1))
+    return now.isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)

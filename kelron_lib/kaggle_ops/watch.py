@@ -83,7 +83,7 @@ class Watch:
         self._since = self._said = 0.0
         self._listener: Listener | None = None
 
-    def show(self, pushed: Pushed, known_step: Callable[[], int | None], *, glance: bool = False) -> None:
+    def show(self, pushed: Pushed, known_step: Callable[[Pushed], int | None], *, glance: bool = False) -> None:
         """Say how an active session goes, if it is time to. `known_step`: the newest step in a store that can be read
         from here; `glance`: wait a little for what its log says, for one who looks only once."""
         now, changed = self._now(), self._changed(pushed)
@@ -96,7 +96,7 @@ class Watch:
         if not changed and not due:
             return
         self._said, self._text = now, text
-        kept = max(self._listener.told.kept if self._listener else 0, known_step() or 0)
+        kept = max(self._listener.told.kept if self._listener else 0, known_step(pushed) or 0)
         parts = [
             f"{pushed.ref} is {pushed.session.status.lower().replace('_', ' ')}",
             f"{duration(self._age())} so far",
