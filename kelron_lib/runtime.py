@@ -126,8 +126,10 @@ def lock_file(folder: Path, purpose: str = "run") -> Path:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path, purpose: str = "run") -> Iterator[None]:
+def exclusive(folder: Path, purpose: str = "run", *, option: str = "--out") -> Iterator[None]:
     """Hold `folder` (made if missing) for this process and purpose alone; the system lets go if the process dies.
+
+    `option`: that of the command line which names another folder.
 
     A demo holds its folder against all runs but those of the kernels that it starts itself. Raises KelronError if
     another process holds the folder, or if it cannot be written. Where what happens within is refused (a KelronError
@@ -135,10 +137,10 @@ def exclusive(folder: Path, purpose: str = "run") -> Iterator[None]:
     """
     file = lock_file(folder, purpose)
     made = [path for path in (file, folder, *folder.parents) if not path.exists()]
-    with _locked(folder, purpose) as handle:
+    with _locked(folder, purpose, option) as handle:
         try:
             if purpose != DEMO:
-                _require_no_other_demo(folder)
+                _require_no_other_demo(folder, option)
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()
@@ -149,7 +151,7 @@ def exclusive(folder: Path, purpose: str = "run") -> Iterator[None]:
             raise
 
 
-def _locked(folder: Path, purpose: str) -> TextIO:
+def _locked(folder: Path, purpose: str, option: str) -> TextIO:
     """The lock file, opened and locked; closing it gives it back."""
     file = lock_file(folder, purpose)
     while True:
@@ -157,7 +159,7 @@ def _locked(folder: Path, purpose: str) -> TextIO:
             folder.mkdir(parents=True, exist_ok=True)
             handle = open(file, "a+", encoding="utf-8")  # noqa: SIM115 - held until the caller closes it
         except OSError as error:
-            raise KelronError(f"cannot write to {folder} ({error.strerror}): choose another --out") from None
+            raise KelronError(f"cannot write to {folder} ({error.strerror}): choose another {option}") from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if file.exists() and os.path.samestat(os.fstat(handle.fileno()), file.stat()):
@@ -166,7 +168,7 @@ def _locked(folder: Path, purpose: str) -> TextIO:
         except BlockingIOError:
             owner = _owner(handle)
             handle.close()
-            raise _in_use(folder, f"another {purpose}", owner) from None
+            raise _in_use(folder, f"another {purpose}", owner, option) from None
 
 
 def _remove_empty(made: list[Path]) -> None:
@@ -184,25 +186,27 @@ def _owner(handle: TextIO) -> str:
     return handle.read().strip() or "unknown"
 
 
-def _in_use(folder: Path, who: str, owner: str) -> KelronError:
-    return KelronError(f"{who} (process {owner}) is using {folder}: wait for it, or choose another --out")
+def _in_use(folder: Path, who: str, owner: str, option: str) -> KelronError:
+    return KelronError(f"{who} (process {owner}) is using {folder}: wait for it, or choose another {option}")
 
 
-def _require_no_other_demo(folder: Path) -> None:
+def _require_no_other_demo(folder: Path, option: str) -> None:
     """Raise KelronError where a demo holds `folder` that is neither this process nor the one that started it."""
     try:
         handle = open(lock_file(folder, DEMO), encoding="utf-8")  # noqa: SIM115 - closed below
     except FileNotFoundError:
         return
     except OSError as error:
-        raise KelronError(f"cannot read {lock_file(folder, DEMO)} ({error.strerror}): choose another --out") from None
+        raise KelronError(
+            f"cannot read {lock_file(folder, DEMO)} ({error.strerror}): choose another {option}"
+        ) from None
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = _owner(handle)
             if owner not in (str(os.getpid()), os.environ.get(DEMO_VARIABLE)):
-                raise _in_use(folder, "a demo", owner) from None
+                raise _in_use(folder, "a demo", owner, option) from None
 
 
 def keep_from_demos(out: Path, say: Callable[[str], None]) -> None:

@@ -86,6 +86,8 @@ class DatasetVersion:
 class Dataset:
     private: bool
     versions: list[DatasetVersion] = field(default_factory=list)
+    deleted: int = 0
+    """How many versions there were before these."""
 
 
 class World(LocalServer):
@@ -106,6 +108,8 @@ class World(LocalServer):
         self.datasets: dict[str, Dataset] = {}
         self.uploads: dict[str, tuple[str, bytes]] = {}
         self.forced_public = False
+        self.keeps_old_versions = False
+        """Whether a dataset's older versions stay although they were to be deleted."""
         self.lost_models: list[str] = []
         """Models that this user may not attach."""
         self.unattachable = 0
@@ -287,11 +291,13 @@ class World(LocalServer):
     def get_dataset(self, asked):
         if (dataset := self._dataset(asked)) is None:
             return 403, {"code": 403, "message": "Permission 'datasets.get' was denied"}
-        versions = [{"versionNumber": n, "versionNotes": v.notes} for n, v in enumerate(dataset.versions, 1)]
+        versions = [
+            {"versionNumber": n, "versionNotes": v.notes} for n, v in enumerate(dataset.versions, 1 + dataset.deleted)
+        ]
         return 200, {
             "ref": f"{asked['ownerSlug']}/{asked['datasetSlug']}",
             "isPrivate": dataset.private,
-            "currentVersionNumber": len(versions),
+            "currentVersionNumber": dataset.deleted + len(versions),
             "versions": versions,
         }
 
@@ -327,7 +333,11 @@ class World(LocalServer):
         ref, body = f"{asked['ownerSlug']}/{asked['datasetSlug']}", asked["body"]
         if ref not in self.datasets:
             return 404, {"code": 404, "message": "Not found"}
-        self.datasets[ref].versions.append(self._received(body, body.get("versionNotes", "")))
+        dataset = self.datasets[ref]
+        if body.get("deleteOldVersions") and not self.keeps_old_versions:
+            dataset.deleted += len(dataset.versions)
+            dataset.versions.clear()
+        dataset.versions.append(self._received(body, body.get("versionNotes", "")))
         return 200, {"status": "ok", "url": f"https://www.kaggle.com/datasets/{ref}"}
 
     def _received(self, asked, notes=""):

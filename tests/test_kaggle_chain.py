@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import threading
 import time
 from dataclasses import asdict
@@ -825,7 +826,7 @@ def test_two_laptops_are_told_of_each_other(start):
     for thread in threads:
         thread.join()
     assert len(errors) == 1
-    assert errors[0].startswith("another run (process ")
+    assert re.fullmatch(r"another run \(process \d+\) is using .*: wait for it, or choose another --name", errors[0])
     assert world.at_once == 1
 
 

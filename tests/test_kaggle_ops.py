@@ -380,6 +380,22 @@ def test_the_token_goes_into_a_private_dataset_and_out_again(world, kaggle, monk
     assert capsys.readouterr().out.endswith("there is none\n")
 
 
+@pytest.mark.parametrize("keeps", [False, True])
+def test_another_token_takes_the_place_of_the_one_before(keeps, world, monkeypatch, capsys):
+    monkeypatch.setattr(library, "POLL", 0.01)
+    world.keeps_old_versions = keeps
+    for letter in "aab":
+        monkeypatch.setenv("HF_TOKEN", f"hf_{letter * 30}")
+        assert main(["secret"]) == 0
+        told = capsys.readouterr().out
+        assert ("revoke it at huggingface.co/settings/tokens all the same" in told) == (letter == "b")
+    versions = world.datasets["me/kelron-token"].versions
+    assert json.loads(versions[-1].files["kelron-token.json"]) == {"HF_TOKEN": "hf_" + "b" * 30}
+    assert len(versions) == 1 + 2 * keeps
+    warning = "Kaggle still has 2 older versions of me/kelron-token with what they hold: `secret --delete` removes all"
+    assert (warning in told) == keeps
+
+
 def test_a_token_that_would_be_public_is_deleted_again(world, kaggle, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "hf_" + "a" * 30)
     world.forced_public = True

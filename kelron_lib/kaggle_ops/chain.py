@@ -140,7 +140,10 @@ class Chain:
     def run(self) -> Path | None:
         """Turn after turn until the report is here; the report's folder, None where the run is not that far and `once`
         is set. Raises RunFailed where it stops before."""
-        with exclusive(self.options.results, "run"), contextlib.closing(Watch(self.kaggle)) as watch:
+        with (
+            exclusive(self.options.results, "run", option="--name"),
+            contextlib.closing(Watch(self.kaggle)) as watch,
+        ):
             said = ""
             while True:
                 step = self._turn_or_outage()

@@ -111,6 +111,8 @@ class Dataset:
     version: int
     notes: str
     """Of the newest version."""
+    older: int = 0
+    """How many versions before it Kaggle still has."""
 
 
 @dataclass
@@ -238,7 +240,8 @@ class Kaggle:
                 found = client.datasets.dataset_api_client.get_dataset(request)
             number = int(found.current_version_number or 0)
             notes = next((v.version_notes for v in found.versions or [] if v.version_number == number), "")
-            return Dataset(ref, bool(found.is_private), number, str(notes or ""))
+            older = sum(version.version_number != number for version in found.versions or [])
+            return Dataset(ref, bool(found.is_private), number, str(notes or ""), older)
 
         return self._unless_absent(f"look up the dataset {ref}", ask)
 
@@ -259,12 +262,13 @@ class Kaggle:
 
         return self._unless_absent(f"read {name} of the dataset {ref}", ask)
 
-    def upload(self, folder: Path, notes: str, *, new: bool) -> Any:
-        """Send the files of a folder as a private dataset, or as its next version; the server's answer."""
+    def upload(self, folder: Path, notes: str, *, new: bool, only: bool = False) -> Any:
+        """Send the files of a folder as a private dataset, or as its next version, with `only` in place of all before;
+        the server's answer."""
         with _quiet():
             if new:
                 return self.api.dataset_create_new(str(folder), public=False, quiet=True)
-            return self.api.dataset_create_version(str(folder), notes, quiet=True)
+            return self.api.dataset_create_version(str(folder), notes, quiet=True, delete_old_versions=only)
 
     def delete_dataset(self, ref: str) -> None:
         """Delete a dataset."""

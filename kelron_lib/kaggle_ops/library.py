@@ -271,12 +271,15 @@ class Taken(KelronError):
     """A dataset of that name exists, or is being made."""
 
 
-def send_dataset(kaggle: Kaggle, folder: Path, ref: str, notes: str, *, new: bool) -> None:
-    """Upload a folder as a private dataset or its next version. Raises KelronError with the server's reason."""
+def send_dataset(kaggle: Kaggle, folder: Path, ref: str, notes: str, *, new: bool, only: bool = False) -> None:
+    """Upload a folder as a private dataset or its next version, with `only` in place of all before.
+
+    Raises KelronError with the server's reason.
+    """
     size = sum(path.stat().st_size for path in folder.iterdir())
     kaggle.say(f"uploading {ref}: {len([*folder.iterdir()]) - 1} files, {size / 1e6:.1f} MB")
     try:
-        answer = kaggle.tried(f"upload the dataset {ref}", lambda: kaggle.upload(folder, notes, new=new))
+        answer = kaggle.tried(f"upload the dataset {ref}", lambda: kaggle.upload(folder, notes, new=new, only=only))
     except KaggleError as error:
         if error.status == 409:
             raise Taken(str(error)) from None

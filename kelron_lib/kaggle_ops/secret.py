@@ -15,6 +15,7 @@ from kelron_lib.kaggle_session import TOKEN, TOKEN_FILE
 from kelron_lib.runtime import write_json
 
 TITLE, SLUG = "Kelron Token", "kelron-token"
+TOKENS = "huggingface.co/settings/tokens"
 SCOPE = (
     "use a fine-grained token that may write to the run's own bucket or repo and nothing else "
     "(huggingface.co/settings/tokens: Fine-grained, then under Repositories the one, with read and write), and delete "
@@ -47,23 +48,30 @@ def ask_token() -> str:
 
 
 def keep_token(kaggle: Kaggle, token: str, *, patience: float = PATIENCE) -> str:
-    """Put the token into the private dataset, and see that it is private; its name.
+    """Put the token into the private dataset, in place of one that it held, and see that it is private; its name.
 
-    Raises KelronError where it is or would be public: what was uploaded is deleted again then.
+    Says what is to be done about another token that was there. Raises KelronError where the dataset is or would be
+    public: what was uploaded is deleted again then.
     """
     ref, there = f"{kaggle.owner}/{SLUG}", token_dataset(kaggle)
+    earlier = (kaggle.dataset_file(ref, TOKEN_FILE) or b"") if there is not None else b""
     with tempfile.TemporaryDirectory(prefix="kelron-token-") as scratch:
         folder = Path(scratch)
         metadata = {"id": ref, "title": TITLE, "licenses": [{"name": "other"}]}
         write_json(folder / "dataset-metadata.json", metadata)
         write_json(folder / TOKEN_FILE, {TOKEN: token})
-        send_dataset(kaggle, folder, ref, "token", new=there is None)
+        send_dataset(kaggle, folder, ref, "token", new=there is None, only=True)
     wait_until_ready(kaggle, ref, patience, lambda: kaggle.dataset(ref) is not None)
     found = kaggle.dataset(ref)
     if found is None or not found.private:
         kaggle.delete_dataset(ref)
-        raise KelronError(
-            f"Kaggle made {ref} public: it was deleted again. Revoke this token at huggingface.co/settings/tokens"
+        raise KelronError(f"Kaggle made {ref} public: it was deleted again. Revoke this token at {TOKENS}")
+    if earlier and token.encode() not in earlier:
+        kaggle.say(f"another token was there, and Kaggle was told to delete it: revoke it at {TOKENS} all the same")
+    if found.older:
+        kaggle.say(
+            f"Kaggle still has {found.older} older version{'s' * (found.older != 1)} of {ref} with what they hold: "
+            "`secret --delete` removes all of them, then run `secret` again"
         )
     return ref
 
