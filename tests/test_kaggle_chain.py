@@ -514,6 +514,38 @@ def test_the_status_of_a_run_with_other_options_is_shown(start, capsys):
     assert capsys.readouterr().out.endswith("next: push train the first training session\n")
 
 
+def test_logs_and_output_are_of_the_newest_session_or_of_the_one_that_is_named(start, capsys, tmp_path):
+    script = Script(["ok", "heard", "error", "ok", "ok"])
+    world, chain = start(script)
+    chain(most=9).run()
+    assert pushes(world)[1:-1] == [f"{TRAIN}:0", f"{RESUME}:40", f"{RESUME}:40", f"{RESUME}:40", f"{RESUME_B}:80"]
+
+    def read(*arguments):
+        code = command_line.main([*arguments, "--preset", "tiny-cpu"])
+        return (code, *capsys.readouterr())
+
+    trained = (0, "trained\n")
+    assert read("logs", "resume") == (*trained, f"{USER}/{RESUME_B} version 1, training session 5 of the run\n")
+    assert read("logs", "train") == (*trained, f"{USER}/{TRAIN} version 1, training session 1 of the run\n")
+    code, out, err = read("logs", "resume", "--session", "2")
+    assert (code, err) == (0, f"{USER}/{RESUME} version 1, training session 2 of the run\n")
+    assert out.splitlines()[-1] == f"step 89/{TOTAL} | loss 0.4"
+    code, out, _ = read("logs", "-f", "resume", "--session", "3")
+    assert (code, out) == (0, "step 1\nValueError: a bug\n")
+    assert read("logs", "train", "--session", "9") == (
+        2,
+        "",
+        "push_kernels.sh: the run has no training session 9: Kaggle holds 1, 2, 3, 4, 5\n",
+    )
+    assert read("output", "resume")[0] == 0
+    results = chain().options.results
+    assert (results / "resume-b-5" / RUN / "status.json").is_file()
+    assert read("output", "resume", "--session", "4", "--to", str(tmp_path / "four"))[0] == 0
+    assert Pointer.decode((tmp_path / "four" / RUN / "store" / "LATEST.json").read_bytes()).step == 80
+    assert "resume-b, session 5: me/kelron-03-resume-b version 1 ended as COMPLETE" in read("status")[1]
+    assert read("logs", "preflight")[2].startswith("me/kelron-00-preflight, whose newest version is not of this run")
+
+
 def test_a_kernel_that_would_find_nothing_to_work_on_is_not_pushed(start, capsys):
     ended, script = threading.Event(), Script()
 

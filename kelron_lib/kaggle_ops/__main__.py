@@ -24,6 +24,7 @@ from kelron_lib.kaggle_ops.client import Kaggle
 from kelron_lib.kaggle_ops.decide import ending
 from kelron_lib.kaggle_ops.kernels import KERNELS, NAME, OWNER, TRAINING, stage_stop, stop_slug, timeout_of
 from kelron_lib.kaggle_ops.push import follow, page_of
+from kelron_lib.kaggle_ops.sessions import Place, find_session
 from kelron_lib.kaggle_ops.watch import Watch
 from kelron_lib.runtime import PACKAGE_ROOT
 
@@ -110,7 +111,8 @@ def _status(args: argparse.Namespace) -> int:
             with closing(Watch(chain.kaggle)) as watch:
                 watch.show(pushed, chain.hub.known_step, glance=True)
         else:
-            _say(f"{pushed.kernel}: " + "\n".join(ending(pushed)))
+            number = f", session {pushed.record.number}" if pushed.kernel in TRAINING else ""
+            _say(f"{pushed.kernel}{number}: " + "\n".join(ending(pushed)))
     if not view.of(chain.config):
         _say("next: `run` with the preset and the overrides that the run was begun with, which these are not")
         return 0
@@ -119,26 +121,40 @@ def _status(args: argparse.Namespace) -> int:
     return 0
 
 
+def _place(args: argparse.Namespace, chain: Chain) -> Place:
+    """The session that is meant, which is told beside what is printed of it."""
+    place = find_session(chain.kaggle, chain.kernels, chain.look(any_config=True), args.kernel, args.session)
+    print(place.describe(), file=sys.stderr, flush=True)
+    return place
+
+
 def _logs(args: argparse.Namespace) -> int:
     chain = _chain(args)
-    ref = chain.ref(args.kernel)
     if args.dry_run:
-        _say(f"would read the log of {ref}")
-    elif args.follow:
-        follow(chain.kaggle, ref, _say)
+        _say(f"would read the log of {_meant(args)}")
+        return 0
+    place = _place(args, chain)
+    if args.follow:
+        follow(chain.kaggle, place.ref, _say, place.version)
     else:
-        lines = chain.kaggle.output(ref).last_lines(10**9)
-        _say("\n".join(lines) if lines else f"the log of {ref} is empty: it has not begun, or Kaggle lost it")
+        output = chain.kaggle.output(place.ref, place.version, newest=args.session is None)
+        lines = output.last_lines(10**9)
+        _say("\n".join(lines) if lines else f"the log of {place.ref} is empty: it has not begun, or Kaggle lost it")
     return 0
+
+
+def _meant(args: argparse.Namespace) -> str:
+    return f"the newest session of {args.kernel}" if args.session is None else f"session {args.session}"
 
 
 def _output(args: argparse.Namespace) -> int:
     chain = _chain(args)
-    ref, folder = chain.ref(args.kernel), args.to or chain.options.results / args.kernel
     if args.dry_run:
-        _say(f"would download the output of {ref} to {folder}")
+        _say(f"would download the output of {_meant(args)} to {args.to or chain.options.results}")
         return 0
-    files = chain.kaggle.output(ref).files
+    place = _place(args, chain)
+    ref, folder = place.ref, args.to or chain.options.results / place.name
+    files = chain.kaggle.output(ref, place.version, newest=args.session is None).files
     if not files:
         raise KelronError(f"{ref} has no output: `status` says how its session ended")
     top = folder.resolve()
@@ -256,7 +272,10 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("-f", "--follow", action="store_true", help="as it is written, until the session ends")
     output = verb("output", _output, "download what a session left")
     output.add_argument("kernel", choices=CHOICES, metavar="KERNEL")
-    output.add_argument("--to", type=Path, help="where to (default: runs/kaggle/NAME/KERNEL)")
+    output.add_argument("--to", type=Path, help="where to (default: a folder in runs/kaggle/NAME)")
+    for reading in (logs, output):
+        words = "the run's N-th training session, as `status` numbers them (default: the newest of KERNEL)"
+        reading.add_argument("--session", type=_positive, metavar="N", help=words)
     verb("quota", _quota, "the week's GPU hours")
     _add_run(verb("run", _run, "session after session until the run is finished and its report is here"), staging)
     verb("stop", _stop, "push no more sessions of this run; one with a store on the Hub is asked to end, too")

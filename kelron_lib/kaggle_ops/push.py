@@ -125,21 +125,24 @@ def page_of(ref: str) -> str:
     return f"https://www.kaggle.com/code/{ref}"
 
 
-def follow(kaggle: Kaggle, ref: str, say: Callable[[str], None]) -> None:
-    """Print a session's log until the session ends; after a break of the connection go on with the next line."""
-    seen, failures = 0, 0
+def follow(kaggle: Kaggle, ref: str, say: Callable[[str], None], version: int | None = None) -> None:
+    """Print a session's log until the session ends; after a break of the connection go on with the next line.
+
+    `version`: that of the kernel, the newest where it is not given.
+    """
+    seen, failures, place = 0, 0, ref if version is None else f"{ref}/{version}"
     while True:
         before = seen
         try:
-            for index, (_, line) in enumerate(kaggle.events(ref)):
+            for index, (_, line) in enumerate(kaggle.events(place)):
                 if index >= seen:
                     seen = index + 1
                     say(line.rstrip("\n"))
-            session = kaggle.session(ref)
+            session = kaggle.session(ref, version)
             if session is None or not session.active:  # a server in between may end a log as if it were whole
                 return
         except KaggleError as error:
-            session = kaggle.session(ref) if not error.status else None
+            session = kaggle.session(ref, version) if not error.status else None
             quiet = session is not None and session.active  # a session that says nothing for minutes is none of it
             failures = 0 if seen > before or quiet else failures + 1
             if not error.passing or failures >= MOST_BREAKS:
