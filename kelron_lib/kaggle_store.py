@@ -249,11 +249,22 @@ def sign_in() -> Any:
     except ImportError as error:
         raise not_installed(error) from None
     except SystemExit:
+        if source := _refused_token():
+            line = f"Kaggle does not accept the token of {source}: make a new one at kaggle.com/settings"
+            raise KelronError(line) from None
         raise KelronError(
             "Kaggle wants to know who asks: set KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY, or put "
             "kaggle.json in ~/.kaggle (kaggle.com/settings makes one)"
         ) from None
     return client
+
+
+def _refused_token() -> str:
+    """Where the token is from that the package found and could not sign in with; empty where it found none."""
+    from kagglesdk.kaggle_env import get_access_token_from_env
+
+    token, source = get_access_token_from_env()
+    return str(source) if token else ""
 
 
 def not_installed(error: ImportError) -> KelronError:

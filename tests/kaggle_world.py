@@ -157,6 +157,11 @@ class World(LocalServer):
             assert version.status == "RUNNING"
             version.status = "CANCEL_REQUESTED"
 
+    def delete(self, slug):
+        """As Delete in a kernel's page does."""
+        with self.lock:
+            del self.kernels[f"{USER}/{slug}"]
+
     def wait(self, seconds=60.0):
         """Until no session is active."""
         end = time.monotonic() + seconds

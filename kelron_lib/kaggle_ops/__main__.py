@@ -87,7 +87,7 @@ def _push(args: argparse.Namespace) -> int:
         active = [one.ref for one in view.active if one.kernel in TRAINING] + list(view.foreign)
         if kernel in TRAINING and active:
             raise KelronError(f"a session of this run, or of one with its name, is active ({active[0]}): one at a time")
-        if lacking := chain.lacks(view, kernel):
+        if lacking := chain.lacks(view, kernel) or (kernel in TRAINING and chain.lost(view)):
             raise KelronError(f"{kernel} would fail, {lacking} (`run` does all of it by itself)")
         if args.dry_run:
             outputs = ", ".join(chain.outputs(view, kernel)) or "nothing"

@@ -24,6 +24,7 @@ from kelron_lib.kaggle_ops.kernels import (
     TRAINING,
     Kernel,
     Record,
+    find_record,
     read_kernels,
     stage_kernel,
     stop_slug,
@@ -31,6 +32,7 @@ from kelron_lib.kaggle_ops.kernels import (
     unpack_kernels,
 )
 from kelron_lib.kaggle_ops.push import NoQuota, Refused, page_of, push
+from kelron_lib.kaggle_ops.push import Pushed as Arrival
 from kelron_lib.kaggle_ops.quota import Gate, Reached, gate, need
 from kelron_lib.kaggle_ops.secret import token_dataset
 from kelron_lib.kaggle_ops.state import Known, View, begins_now, look
@@ -115,7 +117,7 @@ class Chain:
             self.kaggle.say(line)
             return view
         self._before = view.begun
-        return View("", {}, (*(one.ref for one in view.active), *view.foreign))
+        return View("", {}, (*(one.ref for one in view.active), *view.foreign), newest=view.newest)
 
     def next(self, view: View) -> Step:
         """What is to be done."""
@@ -175,6 +177,8 @@ class Chain:
         step = self.next(view)
         if step.kind != PUSH:
             return step
+        if step.kernel in TRAINING and (lost := self.lost(view)):
+            return Step(STOP, step.kernel, lost, step.about)
         held = self.gate(view, step.kernel)
         if held is not None and not held.start:
             return Step(WAIT, step.kernel, held.line, step.about)
@@ -200,7 +204,7 @@ class Chain:
         """Stage and push one kernel with what it needs attached. `budget`: seconds of a shortened
         session; `patience`: seconds to wait where no session can be had."""
         held = self.ensure_library(view)
-        self.begun = self.begun or view.begun or begins_now(self._before)
+        self.begun = view.begun or self.begun or begins_now(self._before)
         record = self.record(view, kernel, held)
         overrides = [*self.options.overrides]
         if budget is not None:
@@ -222,6 +226,20 @@ class Chain:
             timeout = timeout_of(kernel, self.config)
             arrived = push(self.kaggle, Path(scratch), self.ref(kernel), record, timeout, patience=patience)
         self.kaggle.say(f"pushed {arrived.ref}, version {arrived.version}")
+        self._require_alone(arrived, view.newest.get(kernel, 0), record)
+
+    def _require_alone(self, own: Arrival, seen: int, record: Record) -> None:
+        """Raise KelronError where somebody else pushed the kernel between the look, which saw version `seen`, and this
+        push: of two laptops the later one gives way, since Kaggle's API can neither lock nor cancel."""
+        for version in range(seen + 1, own.version):
+            saved = self.kaggle.saved(own.ref, version)
+            other = find_record(saved.source) if saved is not None else None
+            if other is not None and other.push != record.push:
+                raise KelronError(
+                    f"another run pushed {own.ref} version {version} a moment before this one's version "
+                    f"{own.version}: this command ends, and the other goes on alone; Cancel Run of version "
+                    f"{own.version} at {page_of(own.ref)} saves its hours"
+                )
 
     def record(self, view: View, kernel: str, held: Held) -> Record:
         """What the push writes down for later turns."""
@@ -286,6 +304,17 @@ class Chain:
         if kernel == "evaluate" and (training is None or not training.done):
             return "no training session has finished the run yet"
         return ""
+
+    def lost(self, view: View) -> str:
+        """Where the run's newest checkpoint was and is no more, in words; empty where it is there or there is none."""
+        source = source_of(view.training) if view.training is not None and not self.hub.there else ""
+        name, _, version = source.partition("/")
+        if not source or int(version) <= view.newest.get(name, 0):
+            return ""
+        return (
+            f"the newest checkpoint was in the output of {self.ref(name)}, version {version}, which Kaggle shows no "
+            "more: begin anew with --fresh"
+        )
 
     def _attached(self, view: View, kernel: str, version: int) -> str:
         """The newest version of an output is attached by its kernel's name alone, an older one by its number too."""

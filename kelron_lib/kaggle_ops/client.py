@@ -367,7 +367,8 @@ def _explained(doing: str) -> Iterator[None]:
     except requests.HTTPError as error:
         raise _answer(doing, error) from None
     except requests.RequestException as error:
-        line = f"cannot {doing}: Kaggle cannot be reached or broke off ({type(error).__name__})"
+        clock = ", is this machine's clock right?" if isinstance(error, requests.exceptions.SSLError) else ""
+        line = f"cannot {doing}: Kaggle cannot be reached or broke off ({type(error).__name__}{clock})"
         raise KaggleError(line, passing=True) from None
     except ValueError as error:  # how the package says what it found wrong
         raise KaggleError(f"cannot {doing}: {scrub(str(error))}") from None

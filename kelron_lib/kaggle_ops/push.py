@@ -76,7 +76,6 @@ def push(kaggle: Kaggle, folder: Path, ref: str, record: Record, timeout: int, *
 
 
 def _push_once(kaggle: Kaggle, folder: Path, ref: str, record: Record, timeout: int) -> Pushed:
-    before = kaggle.saved(ref)
     try:
         answer = kaggle.tried(
             f"push {ref}", lambda: kaggle.push(folder, timeout), arrived=lambda: arrived(kaggle, ref, record)
@@ -94,8 +93,6 @@ def _push_once(kaggle: Kaggle, folder: Path, ref: str, record: Record, timeout: 
         raise kind(f"Kaggle refused to run {ref}: {words}", busy=bool(BUSY.search(words)))
     _check_sources(ref, answer, kaggle.say)
     version = int(answer.version_number or 0)
-    if before is not None and version > before.version + 1:
-        kaggle.say(f"{ref} went from version {before.version} to {version}: something else pushes it, too")
     return Pushed(ref, version, str(answer.url or page_of(ref)))
 
 

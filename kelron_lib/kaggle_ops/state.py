@@ -113,6 +113,8 @@ class View:
     foreign: tuple[str, ...] = ()
     """Kernels with an active session that is not of this run."""
     stopped: bool = False
+    newest: dict[str, int] = field(default_factory=dict)
+    """The newest version of each kernel that Kaggle holds, of whatever run."""
 
     @property
     def training(self) -> Pushed | None:
@@ -180,7 +182,8 @@ def look(
             session = kaggle.session(other.ref, None if other.newest else other.number)
             if session is not None and session.active:
                 foreign.append(f"{other.ref} version {other.number}")
-    view = View(begun, pushed, tuple(foreign), stopped_at(kaggle, stop_slug) >= begun > "")
+    newest = {name: versions[0].number for name, versions in there.items()}
+    view = View(begun, pushed, tuple(foreign), stopped_at(kaggle, stop_slug) >= begun > "", newest)
     if not any_config and not view.of(config):
         raise KelronError(
             f"Kaggle holds another run, begun {begun}, whose preset or overrides differ from these: give it those "
