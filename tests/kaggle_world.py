@@ -418,9 +418,10 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         kind, _, rest = unquote(url.path).lstrip("/").partition("/")
         if "/logs/stream/" in url.path:
-            return self._stream(
-                url.path.partition("/logs/stream/")[2], parse_qs(url.query).get("versionLabel", [""])[0]
-            )
+            label = parse_qs(url.query).get("versionLabel", [""])[0]
+            with suppress(BrokenPipeError, ConnectionResetError):  # nobody listens any more
+                self._stream(url.path.partition("/logs/stream/")[2], label)
+            return None
         if parse_qs(url.query).get("signature") != ["1"] or self.headers.get("Authorization"):
             return self._answer(403, b"<Error>SignatureDoesNotMatch</Error>", "text/xml")
         owner, slug, number, name = rest.split("/", 3)

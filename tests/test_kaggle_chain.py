@@ -20,7 +20,7 @@ from kelron_lib.errors import KelronError, RunFailed
 from kelron_lib.kaggle_ops import __main__ as command_line
 from kelron_lib.kaggle_ops import chain as chain_module
 from kelron_lib.kaggle_ops import hub as hub_module
-from kelron_lib.kaggle_ops import library, state
+from kelron_lib.kaggle_ops import library, state, watch
 from kelron_lib.kaggle_ops.chain import Chain, Options
 from kelron_lib.kaggle_ops.client import Kaggle, KaggleError
 from kelron_lib.kaggle_ops.hub import HubSide
@@ -132,6 +132,7 @@ def prepared(monkeypatch, tmp_path):
         return "0123456789abcdef"
 
     monkeypatch.setattr(Chain, "stage", stage)
+    monkeypatch.setattr(watch, "GLANCE", 0.05)
     monkeypatch.setattr(Options, "results", tmp_path / "results")
 
 

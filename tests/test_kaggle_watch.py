@@ -118,7 +118,7 @@ def test_one_that_looks_only_once_waits_for_the_log(session):
 
 def test_the_time_of_a_session_that_began_before_comes_from_its_log(session, monkeypatch):
     monkeypatch.setattr(session.world, "events", lambda version: [{"time": 7200.5, "data": "a line\n"}])
-    session.watch.show(Pushed("train", TRAIN, 1, Record("", ""), Session("RUNNING")), lambda _: None, glance=True)
+    session.show()
     assert session.said[0].startswith(f"{TRAIN} is running | 2:00:0")
 
 

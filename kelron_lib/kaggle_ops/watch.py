@@ -85,11 +85,13 @@ class Watch:
 
     def show(self, pushed: Pushed, known_step: Callable[[Pushed], int | None], *, glance: bool = False) -> None:
         """Say how an active session goes, if it is time to. `known_step`: the newest step in a store that can be read
-        from here; `glance`: wait a little for what its log says, for one who looks only once."""
-        now, changed = self._now(), self._changed(pushed)
+        from here; `glance`: wait a little for what its log says, for one who looks only once, as is done for the first
+        line about a session, which may have begun long ago."""
+        now, first = self._now(), (pushed.ref, pushed.version) != self._session
+        changed = self._changed(pushed)
         if self._listener is None and pushed.session.status != "QUEUED":
             self._listener = Listener(self._kaggle, pushed)
-        if self._listener is not None and glance:
+        if self._listener is not None and (glance or first):
             self._listener.wait(GLANCE)
         text = self._words(pushed)
         due = now - self._said >= (INTERVAL if text != self._text else SILENCE)
