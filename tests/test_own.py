@@ -219,6 +219,28 @@ def test_questions_of_the_seeds_are_left_out(small_data, tmp_path):
     assert all(len(home) == 1 for home in homes.values())
 
 
+def test_the_bases_own_words_say_whence_they_are_and_train_only(small_data, tmp_path):
+    trained = [row for row in data.load_dataset_dir(small_data)["train"] if row["kind"] == "chat"][:60]
+    tested = [row for row in data.load_dataset_dir(small_data)["test"] if row["kind"] == "chat"][:5]
+    said = [
+        {**row, "generator": "base:tiny", "messages": [*row["messages"][:2], {"role": "assistant", "content": answer}]}
+        for number, row in enumerate([*trained, *tested])
+        for answer in [
+            {"ko": f"답은 {number}번입니다.", "en": f"Number {number}.", "ja": f"答えは{number}番です。"}[
+                row["language"]
+            ]
+        ]
+    ]
+    path = tmp_path / "own_words.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in said), encoding="utf-8")
+    build(config_for(path, 0.1, 400), tmp_path / "data")
+    splits = data.load_dataset_dir(tmp_path / "data")
+    found = [(split, row) for split, rows in splits.items() for row in rows if row["generator"] == "base:tiny"]
+    assert len(found) == 40
+    groups = {row["seed_id"]: row["group"] for row in trained}
+    assert all(split == "train" and groups[row["seed_id"]] == row["group"] for split, row in found)
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -28,6 +28,8 @@ from kelron_lib.persona import Persona
 from kelron_lib.settings import DataSettings
 
 GENERATOR = "mixed"
+BASE_GENERATOR = "base:"
+"""What the generator of a row begins with that is in the base model's own words."""
 HELD_OUT: Mapping[str, float] = {"validation": 0.05, "test": 0.05}
 """Share of the questions that no row trains on, by split; less where the split has no room for so many."""
 LEFT_HELD_OUT = 0.5
@@ -112,8 +114,15 @@ def _with_system(row: Mapping[str, Any], persona: Persona) -> list[dict[str, str
     return [{"role": "system", "content": "" if empty else persona.system_prompt[row["language"]]}, *messages]
 
 
+def _is_of_base(row: Mapping[str, Any]) -> bool:
+    """Whether `kelron rehearse` made a row, which then says whence it is: it asked training seeds alone."""
+    return bool(row["generator"].startswith(BASE_GENERATOR) and row["group"] and row["kind"])
+
+
 def _ready(row: Mapping[str, Any], persona: Persona, name: str) -> dict[str, Any]:
     """A foreign row with all the fields that a row of a dataset has."""
+    if _is_of_base(row):
+        return {**row, "id": f"{name}:{row['line']}", "messages": _with_system(row, persona)}
     group = f"own.{hashlib.sha256(_asked(row)[0].encode() if _asked(row) else b'').hexdigest()[:12]}"
     made = {
         **row,
@@ -206,7 +215,9 @@ def _shares(places: Mapping[Place, Sequence[int]], wanted: int) -> dict[str, flo
 
 
 def _split_of(row: Row, shares: Mapping[str, float]) -> str:
-    """Where a row goes, by its first question alone."""
+    """Where a row goes, by its first question alone; what the base said is for training."""
+    if _is_of_base(row):
+        return "train"
     at = _draw(f"split:{_asked(row)[0]}")
     for split, share in shares.items():
         if at < share:
@@ -256,7 +267,7 @@ def mix_in(own: Own, splits: dict[str, list[dict[str, Any]]], settings: DataSett
 
     Raises KelronError where too few ask what the seeds do not, or where their language has no room for so many.
     """
-    asked = {question for rows in splits.values() for row in rows for question in _asked(row)}
+    home_of = {question: split for split, rows in splits.items() for row in rows for question in _asked(row)}
     near = _alike(own.usable, [row for split in HELD_OUT for row in splits[split]])
     places = _places(splits, settings.seed)
     homes = _homes(own.usable, splits["train"], _shares(places, own.wanted))
@@ -265,7 +276,8 @@ def mix_in(own: Own, splits: dict[str, list[dict[str, Any]]], settings: DataSett
         if taken.total() == own.wanted:
             break
         place = homes[row["group"]], row["language"], row["kind"] == "identity"
-        if not asked.isdisjoint(_asked(row)):
+        homes_of_asked = {home_of[question] for question in _asked(row) if question in home_of}
+        if homes_of_asked - ({"train"} if _is_of_base(row) else set()):  # the base answers training seeds' questions
             own.leave_out("with a question of the seeds'", row)
         elif row["group"] in near:
             own.leave_out("much like a held-out row of the seeds'", row)

@@ -13,6 +13,7 @@ from kelron_lib.answers import Asking, ask
 from kelron_lib.config import RunConfig
 from kelron_lib.data import expand
 from kelron_lib.data.draw import draw
+from kelron_lib.data.own import BASE_GENERATOR
 from kelron_lib.errors import KelronError
 from kelron_lib.files import cannot_write, write_whole
 from kelron_lib.generate import Answer
@@ -42,7 +43,7 @@ def _row(item: Asked, text: str, number: int, persona: Persona, base: str, rng: 
         "language": item.language,
         "register": item.register,
         "template": item.use,
-        "generator": f"base:{base}",
+        "generator": f"{BASE_GENERATOR}{base}",
         "messages": [
             {"role": "system", "content": persona.system_prompt[item.language]},
             {"role": "user", "content": question},
