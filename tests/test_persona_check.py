@@ -1,5 +1,6 @@
 """`kelron persona check` and `show`: what is wrong with a persona, and what it will give."""
 
+import json
 import random
 import re
 
@@ -237,3 +238,24 @@ def test_show_lists_and_prints(capsys):
     assert "particles: Folimi는 Folimi가 Folimi를 Folimi와 Folimi로 Folimi예요" in out
     assert "しおれた葉の手当て" not in out  # the first three of each list
     assert main(["persona", "show", "nobody"]) == 2
+
+
+def test_the_second_persona_passes_and_makes_a_dataset(capsys, tmp_path):
+    code, out, _ = check(capsys, "folimi")
+    assert code == 0, out
+    assert "folimi: fit for data (0 errors, 0 warnings)" in out
+    assert main(["data", "--set", "data.persona=folimi", "--set", "data.rows=600", "--out", str(tmp_path / "data")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    identity = [row for row in rows if row["kind"] == "identity"]
+    said = {language: "" for language in LANGUAGES}
+    for row in identity:
+        answers = [message["content"] for message in row["messages"] if message["role"] == "assistant"]
+        said[row["language"]] += " ".join(answers) + " "
+        for answer in answers:
+            for sentence in re.split(r"[.!?。！？]\s*", answer):
+                assert level_of(sentence, row["language"]) != "polite", (row["id"], answer)
+    assert re.search(r"Folimi(?:야|는|라고|가)", said["ko"])
+    assert not re.search(r"Folimi(?:은|을|과|이라|이야)", said["ko"])
+    assert "フォリミ" in said["ja"]
+    for words in ("office", "업무", "業務", "켈론", "Kelron", "ケルロン"):
+        assert not [text for text in said.values() if words in text], words
