@@ -1,11 +1,11 @@
 """`kelron persona check` and `show`: what is wrong with a persona, and what it will give."""
 
-import json
 import random
 import re
 
 import pytest
 import yaml
+from dataset_files import rows_in
 from persona_files import KELRON, line_of, minimal, named, written
 
 from kelron_lib.__main__ import main
@@ -244,10 +244,10 @@ def test_the_second_persona_passes_and_makes_a_dataset(capsys, tmp_path):
     code, out, _ = check(capsys, "folimi")
     assert code == 0, out
     assert "folimi: fit for data (0 errors, 0 warnings)" in out
-    assert main(["data", "--set", "data.persona=folimi", "--set", "data.rows=600", "--out", str(tmp_path / "data")]) == 0
-    rows = [json.loads(line) for line in (tmp_path / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines()]
-    identity = [row for row in rows if row["kind"] == "identity"]
-    said = {language: "" for language in LANGUAGES}
+    made = ["data", "--set", "data.persona=folimi", "--set", "data.rows=600", "--out", str(tmp_path / "data")]
+    assert main(made) == 0
+    identity = [row for row in rows_in(tmp_path / "data") if row["kind"] == "identity"]
+    said = dict.fromkeys(LANGUAGES, "")
     for row in identity:
         answers = [message["content"] for message in row["messages"] if message["role"] == "assistant"]
         said[row["language"]] += " ".join(answers) + " "

@@ -66,11 +66,18 @@ def _respell(section: str) -> Callable[[str, str, random.Random], str]:
     return respell
 
 
+# A name of a language stays: it is what asks for that language's letters.
+_SWAPPED = {
+    "en": re.compile(r"(?<![A-Za-z])(?!korean|japanese|english)[a-z]{5,}"),
+    "ko": re.compile(r"(?<=[가-힣]) (?=[가-힣])"),
+    "ja": re.compile("、"),
+}
+
+
 def _swap(text: str, language: str, rng: random.Random) -> str:
     """Two neighbouring letters inside a word in the wrong order (English), a space lost (Korean), a comma lost."""
     parts = _SLOT.split(text)
-    pattern = {"en": r"[a-z]{5,}", "ko": r"(?<=[가-힣]) (?=[가-힣])", "ja": r"、"}[language]
-    spots = [(n, match) for n, part in enumerate(parts) if n % 2 == 0 for match in re.finditer(pattern, part)]
+    spots = [(n, match) for n, part in enumerate(parts) if n % 2 == 0 for match in _SWAPPED[language].finditer(part)]
     if not spots:
         return text
     n, match = rng.choice(spots)
