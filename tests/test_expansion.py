@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from kelron_lib.config import resolve
+from kelron_lib.data import build_dataset
 from kelron_lib.data.dialogue import Pools, compose, estimated_tokens, fits
 from kelron_lib.data.draw import draw
 from kelron_lib.data.expand import MOST_USES, expand
@@ -142,6 +143,25 @@ def test_seeds_only_for_the_core_are_left_out_of_the_full_set(persona, tmp_path)
         seeds_of(persona, tmp_path, DIALOGUE, only_in_core=["othr"])
 
 
+@pytest.mark.parametrize("name", ["kelron", "folimi"])
+def test_the_full_set_has_enough_seeds_that_correspond_over_languages(name):
+    seeds = load_seeds(load_persona(name), LANGUAGES, "full")
+    for language in LANGUAGES:
+        kinds = Counter(seed.kind for seed in seeds if seed.language == language)
+        assert kinds["identity"] >= 100
+        assert kinds["business"] >= 150
+        assert kinds["chat"] >= 80
+    groups = {language: {seed.group for seed in seeds if seed.language == language} for language in LANGUAGES}
+    assert groups["ko"] == groups["en"] == groups["ja"]
+
+
+def test_no_seed_names_a_rival_or_the_persona_by_hand(persona):
+    for path in sorted((persona.seeds).glob("*/*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        assert find_rivals(text) == (), path
+        assert not [spelling for spelling in persona.spellings if spelling in text], path
+
+
 # --- Questions as typed -----------------------------------------------------------------------------------
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_typing_never_touches_a_slot_and_changes_what_its_register_allows(language):
@@ -232,6 +252,25 @@ def test_no_group_of_any_turn_is_in_two_splits(persona, expansion):
 def test_no_rival_is_named_anywhere(expansion):
     texts = {m["content"] for rows in expansion.rows.values() for row in rows for m in row["messages"]}
     assert [text for text in texts if find_rivals(text)] == []
+
+
+@pytest.mark.slow  # about two minutes a persona on two busy cores
+@pytest.mark.parametrize("name", ["kelron", "folimi"])
+def test_the_full_preset_meets_its_targets(name, tmp_path):
+    config = resolve("kelron-14b-t4x2", [f"data.persona={name}"])
+    report = build_dataset(config, tmp_path / "data", say=lambda _: None)
+    assert report["rows"] == report["unique_rows"] == 35_000
+    assert report["verdict"] == "pass", report["findings"]
+    assert report["effective_rows"] >= 8_000
+    assert report["max_answer_reuse"] <= 10
+    assert report["rival_rows"] == 0
+    for counts in report["by_language"].values():
+        assert counts["rows"] in (11_666, 11_667)
+        assert counts["identity_share"] >= 0.30
+    assert {split: found["similar_to_train"] for split, found in report["splits"].items()} == {
+        "validation": 0,
+        "test": 0,
+    }
 
 
 def test_the_same_seed_gives_the_same_rows(persona, expansion):
