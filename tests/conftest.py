@@ -4,14 +4,17 @@ import itertools
 import os
 import shutil
 import tempfile
+from types import SimpleNamespace
 
 import kaggle_image
 import pytest
 from hub_stand_in import StandIn
+from kaggle_stand_in import USER
 
 from kelron_lib.config import resolve
 from kelron_lib.data import build_dataset
 from kelron_lib.hub_base import HubStore
+from kelron_lib.kaggle_ops.library import stage_library
 from kelron_lib.runtime import SessionClock
 
 SMALL = (
@@ -111,7 +114,18 @@ def hub(stand_in, monkeypatch):
 
 @pytest.fixture(scope="session")
 def image(tmp_path_factory):
-    return kaggle_image.make_image(tmp_path_factory.mktemp("image") / "site")
+    """What machines are made of, of this environment's packages."""
+    return kaggle_image.make_image(tmp_path_factory.mktemp("image") / "image")
+
+
+@pytest.fixture(scope="session", params=["newest", pytest.param("oldest", marks=pytest.mark.slow)])
+def versions(request, tmp_path_factory):
+    """What machines are made of, in the versions of Kaggle's image."""
+    cache = request.config.cache.mkdir("kaggle-image")
+    parts = [kaggle_image.image_versions(part) for part in ("common", request.param)]
+    installed = [kaggle_image.install_once(part, cache) for part in parts]
+    folder = kaggle_image.make_image(tmp_path_factory.mktemp("image") / "image", installed)
+    return SimpleNamespace(folder=folder, named=parts[0] | parts[1])
 
 
 @pytest.fixture(scope="session")
@@ -125,3 +139,10 @@ def clone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clone") / "kelron"
     kaggle_image.copy_project(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def staged(clone, wheels, tmp_path_factory):
+    """The library dataset, as it is uploaded."""
+    folder = tmp_path_factory.mktemp("staged") / "library"
+    return stage_library(clone, folder, owner=USER, wheels=wheels, say=lambda line: None)

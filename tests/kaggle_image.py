@@ -1,68 +1,132 @@
-"""Python as Kaggle's image has it, as far as it can be had here: the packages of this environment, without peft, with a
-torchao that peft refuses, and with wheels of what the image lacks, made from what is installed."""
+"""Python as Kaggle's image has it: its packages in their versions (kaggle_metadata/image.toml), installed once from an
+index and kept in pytest's cache; and, for tests that are not about versions, the packages of this environment. Torch
+and Python are this environment's in both. Beside them, wheels of what the image lacks, made from what is installed."""
 
+import fcntl
+import hashlib
 import importlib.metadata
+import json
+import platform
+import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 ROOT = Path(__file__).parent.parent
+VERSIONS = ROOT / "kaggle_metadata" / "image.toml"
 
 LACKS = ("peft", "kaggle", "kelron")
 """Packages of this environment that the image does not show."""
+REPLACED = ("accelerate", "peft", "torchao")
+"""Packages of the image that a session replaces or removes, which pip does only in the environment that it runs in."""
+FOR_GPUS = tuple(f"libbitsandbytes_{kind}" for kind in ("cuda", "rocm", "xpu"))
+"""Files of bitsandbytes' wheel that its stand-in here leaves out: 150 MB."""
+BESIDE = ("torch", "papermill")
+"""What the image has and image.toml does not name: from this environment, with what it needs."""
 
 
 def site_folders():
     return [Path(path) for path in sys.path if path.endswith("site-packages")]
 
 
-def package_names(name):
+def entries_of(distribution):
     """The top-level entries of an installed distribution."""
-    files = importlib.metadata.distribution(name).files or []
-    return {file.parts[0] for file in files if file.parts[0] not in ("..", "__pycache__")}
+    files = distribution.files or []
+    return {file.parts[0] for file in files if file.parts[0] not in ("..", "bin", "__pycache__")}
 
 
-def make_image(folder):
-    """A folder of links to this environment's packages but LACKS; to be made once."""
-    folder.mkdir(parents=True)
-    hidden = {name for lacking in LACKS for name in package_names(lacking)} | {"kelron_lib"}
-    for site in site_folders():
-        for entry in site.iterdir():
-            if entry.name not in hidden and not (folder / entry.name).exists() and entry.suffix != ".pth":
-                (folder / entry.name).symlink_to(entry)
+def package_names(name):
+    return entries_of(importlib.metadata.distribution(name))
+
+
+def image_versions(part):
+    """The versions of one part of image.toml, by package."""
+    return tomllib.loads(VERSIONS.read_text(encoding="utf-8"))[part]
+
+
+def install_once(versions, cache):
+    """A folder in `cache` that holds these packages. Skips the test that asks for them where no index is to be had."""
+    key = json.dumps([versions, sys.version_info[:2], sys.platform, platform.machine()], sort_keys=True)
+    folder = cache / hashlib.sha256(key.encode()).hexdigest()[:12]
+    with (cache / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes of tests may want them at once
+        if not folder.is_dir():
+            unfinished = folder.with_suffix(".unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+            options = ["--no-deps", "--only-binary=:all:", "--retries=1", "--timeout=20", f"--target={unfinished}"]
+            named = [f"{name}=={version}" for name, version in versions.items()]
+            done = subprocess.run([*pip, *options, *named], capture_output=True, text=True)
+            if "(from versions: none)" in done.stderr:  # an index would know other versions at least
+                pytest.skip("no package index can be reached, and the versions of Kaggle's image are not installed yet")
+            assert done.returncode == 0, done.stderr
+            unfinished.rename(folder)
     return folder
 
 
-def make_machine(folder, image, torchao=True):
-    """A fresh environment on the image, as each session has one; its python. `torchao`: with the old one, which costs
-    an import of peft."""
+def make_image(folder, installed=()):
+    """What machines are made of, in `folder`; to be made once. `site`: links to packages; `replaced`: REPLACED.
+
+    The packages are those of the folders `installed`, and what they need, BESIDE included, from this environment; with
+    none given, this environment's but LACKS.
+    """
+    site, replaced = folder / "site", folder / "replaced"
+    site.mkdir(parents=True)
+    replaced.mkdir()
+    given = {
+        canonicalize_name(distribution.name): distribution
+        for distribution in importlib.metadata.distributions(path=[str(path) for path in installed])
+    }
+    for name, distribution in given.items():
+        for entry in entries_of(distribution):
+            target = (replaced if name in REPLACED else site) / entry
+            target.symlink_to(distribution.locate_file(entry))
+    hidden = {name for lacking in LACKS for name in package_names(lacking)} | {"kelron_lib"}
+    wanted = needed_here(given) if installed else None
+    for entry in (entry for site_here in site_folders() for entry in site_here.iterdir()):
+        shown = entry.name in wanted if installed else entry.name not in hidden and entry.suffix != ".pth"
+        if shown and not (site / entry.name).exists():
+            (site / entry.name).symlink_to(entry)
+    return folder
+
+
+def needed_here(given):
+    """The entries of this environment's packages that BESIDE and the packages `given` (by name) need and are not among
+    them."""
+    found, wanted, seen = set(), [*BESIDE, *given], set()
+    while wanted:
+        name = canonicalize_name(wanted.pop())
+        if name not in seen:
+            seen.add(name)
+            distribution = given.get(name) or importlib.metadata.distribution(name)
+            if name not in given:
+                found |= entries_of(distribution)
+            needs = map(Requirement, distribution.requires or [])
+            wanted += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return found
+
+
+def make_machine(folder, image):
+    """A fresh environment on the image, as each session has one; its python."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     site = next((folder / "lib").glob("python*")) / "site-packages"
-    (site / "image.pth").write_text(f"{image}\n")
-    if torchao:
-        add_package(site, "torchao", "0.10.0")
+    (site / "image.pth").write_text(f"{image / 'site'}\n")
+    shutil.copytree(image / "replaced", site, dirs_exist_ok=True)
     return folder / "bin" / "python"
 
 
-def add_package(site, name, version):
-    """An installed package that holds nothing."""
-    (site / name).mkdir()
-    (site / name / "__init__.py").write_text("")
-    about = site / f"{name}-{version}.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    (about / "INSTALLER").write_text("pip\n")
-    listed = [f"{name}/__init__.py", f"{about.name}/METADATA", f"{about.name}/INSTALLER", f"{about.name}/RECORD"]
-    (about / "RECORD").write_text("".join(f"{file},,\n" for file in listed))
-
-
-def write_wheel(folder, name, version, files):
+def write_wheel(folder, name, version, files, metadata=None):
     """A wheel of these files (content by path)."""
     about = f"{name}-{version}.dist-info"
     files = {
         **files,
-        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
+        f"{about}/METADATA": (metadata or f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n").encode(),
         f"{about}/WHEEL": b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = "".join(f"{path},,\n" for path in [*files, f"{about}/RECORD"])
@@ -74,26 +138,23 @@ def write_wheel(folder, name, version, files):
 
 
 def repack(folder, name):
-    """The wheel of an installed pure package."""
+    """The wheel of an installed package, as far as a CPU needs it."""
     found = importlib.metadata.distribution(name)
     files = {
         str(file): Path(found.locate_file(file)).read_bytes()
         for file in found.files or []
-        if file.parts[0] == name and file.suffix != ".pyc"
+        if file.parts[0] == name and file.suffix != ".pyc" and not file.name.startswith(FOR_GPUS)
     }
-    return write_wheel(folder, name, found.version, files)
+    return write_wheel(folder, name, found.version, files, found.read_text("METADATA"))
 
 
 def pinned_wheels(folder):
-    """All pinned wheels. bitsandbytes' is a stand-in without content: every machine here has it installed already."""
+    """All pinned wheels."""
     from kelron_lib.kaggle_ops.library import pins
 
     folder.mkdir(parents=True)
-    for name, version in pins(ROOT).items():
-        if name == "bitsandbytes":
-            write_wheel(folder, name, version, {})
-        else:
-            repack(folder, name)
+    for name in pins(ROOT):
+        repack(folder, name)
     return folder
 
 

@@ -19,12 +19,6 @@ from kelron_lib.kaggle_ops.__main__ import main
 LAYOUTS = ("datasets/me/kelron-library", "kelron-library")
 
 
-@pytest.fixture(scope="session")
-def staged(clone, wheels, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("staged") / "library"
-    return library.stage_library(clone, folder, owner="me", wheels=wheels, say=lambda line: None)
-
-
 def put(staged, kaggle, place):
     target = kaggle / "input" / place
     target.mkdir(parents=True)
@@ -46,22 +40,23 @@ def run_cell(python, kaggle, code):
     return subprocess.run([python, "-c", code], capture_output=True, text=True, env=environment, cwd=kaggle / "working")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("place", "torchao"), [(LAYOUTS[0], True), (LAYOUTS[1], False)])
-def test_it_installs_offline_and_says_so_in_three_lines(place, torchao, staged, image, tmp_path):
+@pytest.mark.parametrize("place", [pytest.param(LAYOUTS[0], marks=pytest.mark.slow), LAYOUTS[1]])
+def test_it_installs_offline_and_says_so_in_three_lines(place, staged, versions, tmp_path):
     kaggle = tmp_path / "kaggle"
-    python, where = kaggle_image.make_machine(tmp_path / "venv", image, torchao), put(staged, kaggle, place)
-    code = first_cell() + "\nimport peft, kelron_lib; print(kelron_lib.__file__); print(peft.__version__)"
+    python, where = kaggle_image.make_machine(tmp_path / "venv", versions.folder), put(staged, kaggle, place)
+    code = first_cell() + "\nimport kelron_lib; print(kelron_lib.__file__)"
     done = run_cell(python, kaggle, code)
     assert done.returncode == 0, done.stderr
-    first, second, third, library_file, peft = done.stdout.splitlines()
+    first, second, third, library_file = done.stdout.splitlines()
     assert first == f"Kelron 0.1.0, commit {staged.commit[:12]}, from {where}"
-    what = "torchao 0.10.0 removed, which peft refuses" if torchao else "no torchao"
-    assert second.startswith(f"installed offline: peft {peft}; {what}; Python 3.")
+    pins = ", ".join(" ".join(pin) for pin in sorted(library.pins(ROOT).items()))
+    assert second.startswith(f"installed offline: {pins}; torchao 0.10.0 removed, which peft refuses; Python 3.")
     assert third == "no GPU, and none is needed"
     assert library_file.startswith(str(tmp_path / "venv"))
-    again = run_cell(python, kaggle, first_cell())
+    again = run_cell(python, kaggle, first_cell())  # which names what is not installed in its pinned version
     assert "installed offline: nothing else was needed; no torchao; " in again.stdout
+    checked = subprocess.run([python, "-m", "pip", "check"], capture_output=True, text=True)
+    assert checked.stdout == "No broken requirements found.\n"  # what was installed without its needs takes the image's
 
 
 def test_a_preset_for_two_gpus_refuses_a_session_without(staged, image, tmp_path, monkeypatch):
@@ -114,7 +109,7 @@ def test_a_dataset_that_is_not_whole(staged, tmp_path):
 def test_another_copy_of_kelron_is_noticed(staged, image, tmp_path):
     """An older Kelron that Python finds first."""
     kaggle, venv = tmp_path / "kaggle", tmp_path / "venv"
-    python = kaggle_image.make_machine(venv, image, torchao=False)
+    python = kaggle_image.make_machine(venv, image)
     put(staged, kaggle, LAYOUTS[0])
     older = kaggle / "working" / "kelron_lib"
     older.mkdir()

@@ -16,7 +16,7 @@ CAP = 8.0
 
 
 def test_the_command_line_stages_pushes_and_fetches_what_a_session_made(image, wheels, clone, tmp_path):
-    play = Notebooks(tmp_path / "sessions", lambda folder: kaggle_image.make_machine(folder, image, torchao=False))
+    play = Notebooks(tmp_path / "sessions", lambda folder: kaggle_image.make_machine(folder, image))
     with World(play, queue=0.2, slow=0.2) as world:
 
         def command(verb, *options):
@@ -45,7 +45,7 @@ def test_the_command_line_stages_pushes_and_fetches_what_a_session_made(image, w
 
 
 def test_a_session_that_hangs_is_killed_at_the_cap_with_all_its_processes(image, tmp_path):
-    play = Notebooks(tmp_path / "sessions", lambda folder: kaggle_image.make_machine(folder, image, torchao=False))
+    play = Notebooks(tmp_path / "sessions", lambda folder: kaggle_image.make_machine(folder, image))
     cell = {"cell_type": "code", "id": "a", "metadata": {}, "outputs": [], "execution_count": None}
     notebook = {
         "cells": [cell | {"source": "import time\ntime.sleep(3600)"}],

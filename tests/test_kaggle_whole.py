@@ -24,9 +24,8 @@ import psutil
 import pytest
 from hub_stand_in import StandIn
 from kaggle_stand_in import KEY, USER
-from kaggle_world import Dataset, DatasetVersion, Notebooks, World
+from kaggle_world import Dataset, DatasetVersion, Notebooks, World, by_hand
 
-from kelron_lib.kaggle_ops.library import stage_library
 from kelron_lib.manifest import LATEST, Pointer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]  # which what is made for a test counts in
@@ -244,7 +243,7 @@ def a_way(top, image, wheels, *, kept, overrides=(), laptop=None, session=None):
     cuts = Cuts(kept)
     play = Notebooks(
         top / "sessions",
-        lambda folder: kaggle_image.make_machine(folder, image, torchao=False),
+        lambda folder: kaggle_image.make_machine(folder, image),
         environment=session or {},
         hangs=cuts.hangs,
         used=cuts.used,
@@ -313,10 +312,10 @@ def test_no_process_of_a_session_is_left(outputs, bucket):
     assert not [line for line in lines if any(f"{way.home}/sessions/" in line for way in (outputs, bucket))]
 
 
-def test_by_hand_the_same_notebooks_come_to_the_same_end(image, wheels, clone, reference, tmp_path):
+def test_by_hand_the_same_notebooks_come_to_the_same_end(versions, staged, reference, tmp_path):
     """Import, set the preset, run all; tomorrow resume from the output, and the day after from that of the resume: here
-    of sessions that were killed."""
-    staged = stage_library(clone, tmp_path / "library", owner=USER, wheels=wheels, say=lambda line: None)
+    of sessions that were killed. On both ends of what Kaggle's image holds, with the adapter that this environment's
+    packages come to."""
     files = {path.name: path.read_bytes() for path in staged.folder.iterdir() if path.suffix != ".lock"}
     began = {}
 
@@ -334,35 +333,31 @@ def test_by_hand_the_same_notebooks_come_to_the_same_end(image, wheels, clone, r
 
     play = Notebooks(
         tmp_path / "sessions",
-        lambda folder: kaggle_image.make_machine(folder, image, torchao=False),
+        lambda folder: kaggle_image.make_machine(folder, versions.folder),
         kill=kill,
         keeps=True,
     )
 
-    def run_all(name, *attached):
-        asked = {"slug": f"{USER}/x", "newTitle": f"My {name}", "text": by_hand(name), "kernelDataSources": attached}
-        world.save_kernel(asked | {"datasetDataSources": [f"{USER}/kelron-library"]})
+    def run_all(name, *attached, ends="COMPLETE"):
+        title = f"My {name.replace('_', ' ')}"
+        asked = {"slug": f"{USER}/x", "newTitle": title, "text": by_hand(name, OVERRIDES)}
+        attaches = {"datasetDataSources": [f"{USER}/kelron-library"], "kernelDataSources": attached}
+        world.save_kernel(asked | attaches)
         world.wait(1500)
-        return world.versions(f"my-{name.replace(' ', '-')}")[-1]
+        version = world.versions(title.lower().replace(" ", "-"))[-1]
+        assert version.status == ends, version.lines[-5:]
+        return version
 
     with World(play) as world:
         world.datasets[f"{USER}/kelron-library"] = Dataset(True, [DatasetVersion(files, 0.0)])
-        assert run_all("01 data prep").status == "COMPLETE"
-        assert run_all("02 train", f"{USER}/my-01-data-prep").status == "CANCEL_ACKNOWLEDGED"
-        second = run_all("03 resume", f"{USER}/my-02-train")
-        assert second.status == "CANCEL_ACKNOWLEDGED"
-        last = run_all("03 resume", f"{USER}/my-02-train", f"{USER}/my-03-resume/{second.number}")
-        assert f"store: step {stored(second)}, from " in "".join(last.lines)
-    assert stored(second) > stored(world.versions("my-02-train")[-1]) > 0
-    assert last.status == "COMPLETE", last.lines[-5:]
+        checked = run_all("00_preflight")
+        run_all("01_data_prep")
+        first = run_all("02_train", f"{USER}/my-01-data-prep", ends="CANCEL_ACKNOWLEDGED")
+        second = run_all("03_resume", f"{USER}/my-02-train", ends="CANCEL_ACKNOWLEDGED")
+        last = run_all("03_resume", f"{USER}/my-02-train", f"{USER}/my-03-resume/{second.number}")
+        judged = run_all("04_evaluate", f"{USER}/my-03-resume")
+    assert "runs/kelron/preflight.json" in checked.files
+    assert f"store: step {stored(second)}, from " in "".join(last.lines)
+    assert stored(second) > stored(first) > 0
     assert last.files["runs/kelron/adapter/adapter_model.safetensors"] == reference
-
-
-def by_hand(name):
-    """A notebook as a person leaves it who sets the preset and the overrides in its parameters' cell."""
-    path = kaggle_image.ROOT / "notebooks" / f"{name.replace(' ', '_')}.ipynb"
-    notebook = json.loads(path.read_text(encoding="utf-8"))
-    (cell,) = [cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])]
-    source = "".join(cell["source"]).replace('PRESET = "kelron-14b-t4x2"', 'PRESET = "tiny-cpu"')
-    cell["source"] = source.replace("OVERRIDES = []", f"OVERRIDES = {[*OVERRIDES]!r}")
-    return json.dumps(notebook)
+    assert len(judged.files["runs/kelron/report.html"]) > 10_000
