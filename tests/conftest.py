@@ -118,9 +118,9 @@ def image(tmp_path_factory):
     return kaggle_image.make_image(tmp_path_factory.mktemp("image") / "image")
 
 
-@pytest.fixture(scope="session", params=["newest", pytest.param("oldest", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["newest", pytest.param("oldest", marks=pytest.mark.slow)])
 def versions(request, tmp_path_factory):
-    """What machines are made of, in the versions of Kaggle's image."""
+    """What machines are made of, in the versions of Kaggle's image. Of a module, lest tests be sorted across modules."""
     cache = request.config.cache.mkdir("kaggle-image")
     parts = [kaggle_image.image_versions(part) for part in ("common", request.param)]
     installed = [kaggle_image.install_once(part, cache) for part in parts]
