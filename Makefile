@@ -32,7 +32,7 @@ demo: $(READY)  ## The main job on the tiny preset: data, two training sessions,
 # slow ones start several processes each and wait for them: one at a time.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-test: $(READY)  ## Run the tests (offline, CPU)
+test: $(READY)  ## Run the tests (CPU; offline after the first time, which installs Kaggle's versions)
 	@echo "== tests"
 	@$(PYTEST)
 

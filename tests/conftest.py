@@ -120,12 +120,11 @@ def image(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["newest", pytest.param("oldest", marks=pytest.mark.slow)])
 def versions(request, tmp_path_factory):
-    """What machines are made of, in the versions of Kaggle's image. Of a module, lest tests be sorted across modules."""
+    """What machines are made of, in the versions of Kaggle's image. Of a module, or tests would be sorted across."""
     cache = request.config.cache.mkdir("kaggle-image")
-    parts = [kaggle_image.image_versions(part) for part in ("common", request.param)]
-    installed = [kaggle_image.install_once(part, cache) for part in parts]
+    installed = [kaggle_image.install_once(part, cache) for part in ("common", request.param)]
     folder = kaggle_image.make_image(tmp_path_factory.mktemp("image") / "image", installed)
-    return SimpleNamespace(folder=folder, named=parts[0] | parts[1])
+    return SimpleNamespace(folder=folder, named=kaggle_image.image_versions(request.param))
 
 
 @pytest.fixture(scope="session")

@@ -50,15 +50,18 @@ def image_versions(part):
     return tomllib.loads(VERSIONS.read_text(encoding="utf-8"))[part]
 
 
-def install_once(versions, cache):
-    """A folder in `cache` that holds these packages. Skips the test that asks for them where no index is to be had."""
+def install_once(part, cache):
+    """A folder in `cache` that holds the packages of a part of image.toml; one of its older versions goes. Skips the
+    test that asks for them where no index is to be had."""
+    versions = image_versions(part)
     key = json.dumps([versions, sys.version_info[:2], sys.platform, platform.machine()], sort_keys=True)
-    folder = cache / hashlib.sha256(key.encode()).hexdigest()[:12]
-    with (cache / f"{folder.name}.lock").open("w") as lock:
+    folder = cache / f"{part}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    with (cache / f"{part}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several processes of tests may want them at once
         if not folder.is_dir():
+            for older in cache.glob(f"{part}-*"):
+                shutil.rmtree(older)
             unfinished = folder.with_suffix(".unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
             pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
             options = ["--no-deps", "--only-binary=:all:", "--retries=1", "--timeout=20", f"--target={unfinished}"]
             named = [f"{name}=={version}" for name, version in versions.items()]

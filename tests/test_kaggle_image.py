@@ -30,7 +30,7 @@ def test_the_versions_are_such_as_kelron_asks_for(end):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needs = {need.name: need.specifier for need in map(Requirement, project["dependencies"])}
     missing = {canonicalize_name(name) for name in needs} - versions.keys()
-    assert missing == {"torch", "bitsandbytes"}
+    assert missing == {"torch", "bitsandbytes"}  # the tests' own, and what a session installs
     asked = {name: specifier for name, specifier in needs.items() if canonicalize_name(name) in versions}
     assert not [name for name in asked if not asked[name].contains(versions[canonicalize_name(name)])]
     assert not [name for name, version in pins(ROOT).items() if versions.get(name) == version]
