@@ -12,6 +12,7 @@ is not among these is downloaded to be read.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -117,6 +118,8 @@ class RepoStore(HubStore):
         # With its parent named, a try that seemed lost and arrives late cannot become a second commit, and none lands
         # on a change that came after `confirm`.
         onto = {"revision": BRANCH, "parent_commit": self._revision()}
+        # The run's dataset belongs into its store. For the whole process: filters are no thread's own.
+        warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")
         confirm()
         self.hub.api.create_commit(self.name, [*operations], commit_message=message, **onto)
 
