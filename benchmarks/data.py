@@ -65,7 +65,7 @@ def preset_rows(config: RunConfig, tokenizer: Any) -> tuple[dict[str, Any], dict
     """The report on a preset's rows, and the seconds of each part."""
     began = time.perf_counter()
     persona = load_persona(config.data.persona)
-    made = expand(config.data, persona, load_seeds(persona, config.data.languages))
+    made = expand(config.data, persona, load_seeds(persona, config.data.languages, config.data.seeds))
     between = time.perf_counter()
     limits = {} if tokenizer is None else {"tokenizer": tokenizer, "max_tokens": config.data.max_tokens}
     report = check_splits(made.rows, persona, config.data.identity_share, **limits)
