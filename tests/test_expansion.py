@@ -19,6 +19,8 @@ from kelron_lib.data.splits import HELD_OUT, split_groups
 from kelron_lib.data.typed import SHARE, as_typed
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import find_rivals, load_persona, load_seeds
+from kelron_lib.persona.check import flat_slots
+from kelron_lib.persona.templates import FACT_SLOTS, PERSONA_SLOTS
 from kelron_lib.settings import LANGUAGES, DataSettings
 
 FULL = resolve("kelron-14b-t4x2", ["data.rows=2400"]).data
@@ -153,6 +155,21 @@ def test_the_full_set_has_enough_seeds_that_correspond_over_languages(name):
         assert kinds["chat"] >= 80
     groups = {language: {seed.group for seed in seeds if seed.language == language} for language in LANGUAGES}
     assert groups["ko"] == groups["en"] == groups["ja"]
+
+
+@pytest.mark.parametrize("name", ["kelron", "folimi"])
+def test_every_trait_of_a_persona_is_trained_in_every_language(name):
+    seeds = load_seeds(load_persona(name), LANGUAGES, "full")
+    trained = split_groups(seeds, FULL.seed, HELD_OUT["full"])["train"]
+    told = {
+        (seed.language, key.rstrip("0123456789"))
+        for seed in seeds
+        if seed.group in trained
+        for turn in seed.turns
+        for answer in turn.answers
+        for key in flat_slots(answer, seed.phrases)
+    }
+    assert {(language, slot) for language in LANGUAGES for slot in (*PERSONA_SLOTS, *FACT_SLOTS)} <= told
 
 
 def test_no_seed_names_a_rival_or_the_persona_by_hand(persona):
