@@ -155,6 +155,27 @@ def test_fill_with_particle_and_article():
         fill("{documnt}", values)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "an honest and calm way",
+        "a useful helper",
+        "a universal guide",
+        "an unimportant one",
+        "an hourly report",
+        "an HR assistant",
+        "an AI",
+        "a UI guide",
+        "a European guide",
+        "a one-line answer",
+        "an only child",
+        "a helper",
+    ],
+)
+def test_english_articles_go_by_sound(text):
+    assert fill("{role|a}", {"role": text.split(maxsplit=1)[1]}) == text
+
+
 def test_phrases_nest_but_do_not_loop():
     assert expand_phrases("{a}!", {"a": ["{b}"], "b": ["x {day}"]}, random.Random(1)) == "x {day}!"
     with pytest.raises(KelronError, match="contain itself"):

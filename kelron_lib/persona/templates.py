@@ -24,6 +24,12 @@ FACT_SLOTS = ("ability", "limit", "value", "tone", "fact")
 """Slots of what the persona tells of itself: lists of its file, drawn like a lexicon's entries."""
 PLACEHOLDER = re.compile(r"\{([a-z_]+)(\d?)(?:\|([^{}|]+))?\}")
 _MAX_DEPTH = 4
+_INITIALS = re.compile(r"[A-Z]{2,}\b")
+_SPELLED = re.compile(r"[AEFHILMNORSX]")
+"""Letters whose names begin with a vowel."""
+_VOWEL_SOUND = re.compile(
+    r"(?!uni(?![nm])|us[aeu]|uti|ubi|eu|one\b|once\b)[aeiou]|hon(?:est|ou?r)|hour|heir", re.IGNORECASE
+)
 
 
 @functools.cache
@@ -69,7 +75,9 @@ def draw_values(slots: Sequence[str], entries: Mapping[str, Sequence[str]], rng:
 
 
 def _article(text: str) -> str:
-    return ("an " if text[0].lower() in "aeiou" else "a ") + text
+    """`text` with the English article that its sound asks for: an honest one, a useful one, an HR one."""
+    vowel = _SPELLED if _INITIALS.match(text) else _VOWEL_SOUND
+    return ("an " if vowel.match(text) else "a ") + text
 
 
 def fill(template: str, values: Mapping[str, str], pronunciation: Mapping[str, str] | None = None) -> str:
