@@ -239,7 +239,8 @@ def _load_file(path: Path, persona: Persona, language: str, seed_set: str) -> li
     return [told for seed in wanted if (told := _with_facts(seed, persona))]
 
 
-def _files(persona: Persona, language: str, seed_set: str) -> list[Path]:
+def seed_files(persona: Persona, language: str, seed_set: str) -> list[Path]:
+    """The files of a set of seeds in a language."""
     further = sorted((persona.seeds / language).glob("*.yaml")) if seed_set == "full" else []
     return [persona.seeds / f"{language}.yaml", *further]
 
@@ -247,7 +248,7 @@ def _files(persona: Persona, language: str, seed_set: str) -> list[Path]:
 def _load_language(persona: Persona, language: str, seed_set: str) -> list[Seed]:
     seeds: list[Seed] = []
     home: dict[str, Path] = {}
-    for path in _files(persona, language, seed_set):
+    for path in seed_files(persona, language, seed_set):
         for seed in _load_file(path, persona, language, seed_set):
             if seed.group in home:
                 raise KelronError(f"{path}: seed id {seed.group!r} is used twice (also in {home[seed.group]})")

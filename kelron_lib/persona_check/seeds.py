@@ -6,11 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kelron_lib.persona import KINDS, Persona, Seed, load_seeds
 from kelron_lib.persona.files import read_yaml
+from kelron_lib.persona.seed import seed_files
 from kelron_lib.persona.templates import PLACEHOLDER
 from kelron_lib.settings import LANGUAGES, SEED_SETS
 
@@ -69,12 +69,6 @@ class Supply:
     """Of the used ones, those whose answers are in another level than the persona's, by kind."""
     dialogues: int
     """Dialogues by words alone, before slots, openers and closers multiply them."""
-
-
-def seed_files(persona: Persona, language: str, seed_set: str) -> list[Path]:
-    """The files of a set, as `load_seeds` takes them."""
-    further = sorted((persona.seeds / language).glob("*.yaml")) if seed_set == "full" else []
-    return [persona.seeds / f"{language}.yaml", *further]
 
 
 def seed_sets(persona: Persona) -> tuple[str, ...]:
