@@ -12,7 +12,7 @@ from kelron_lib.config import PRESETS, apply_overrides, resolve, to_dict
 from kelron_lib.data.own import HELD_OUT
 from kelron_lib.dataset import require_made_for
 from kelron_lib.errors import KelronError
-from kelron_lib.persona import load_persona
+from kelron_lib.persona import load_persona, load_seeds
 from kelron_lib.settings import LANGUAGES
 
 PERSONA = load_persona("kelron")
@@ -239,6 +239,36 @@ def test_the_bases_own_words_say_whence_they_are_and_train_only(small_data, tmp_
     assert len(found) == 40
     groups = {row["seed_id"]: row["group"] for row in trained}
     assert all(split == "train" and groups[row["seed_id"]] == row["group"] for split, row in found)
+
+
+def test_a_row_of_the_base_like_a_held_out_one_takes_none_of_its_group_with_it(tmp_path):
+    """The packaged general questions are one group."""
+    settings = resolve("tiny-cpu", ["data.rows=400"]).data
+    held = next(
+        row for row in data.expand(settings, PERSONA, load_seeds(PERSONA)).rows["test"]
+        if (row["language"], row["kind"]) == ("ko", "chat")
+    )  # fmt: skip
+    question, answer = (message["content"] for message in held["messages"][1:])
+    pairs = [*own_rows(40), {"question": f"{question} 네", "answer": answer}]
+    told = {
+        "generator": "base:tiny",
+        "kind": "chat",
+        "group": "rehearsal",
+        "intent": "rehearsal",
+        "seed_id": "ko/rehearsal",
+    }
+    path = put(tmp_path / "own_words.jsonl", [{**pair, **told} for pair in pairs])
+    report = build(config_for(path, 0.1, 400), tmp_path / "data")
+    assert report["own"]["rows"] == 40
+    assert all(question not in row["messages"][1]["content"] for row in own_of(rows_in(tmp_path / "data")))
+
+
+def test_a_row_that_only_says_it_is_the_bases_is_one_like_others(small_data, tmp_path):
+    path = put(tmp_path / "mine.jsonl", [{**row, "generator": "base:tiny", "kind": "chat"} for row in own_rows(100)])
+    build(config_for(path, 0.1, 400), tmp_path / "data")
+    made = [row for rows in data.load_dataset_dir(tmp_path / "data").values() for row in own_of(rows)]
+    assert {row["generator"] for row in made} == {"mixed:mine.jsonl"}
+    assert all(row["intent"] and row["group"] for row in made)
 
 
 @pytest.mark.parametrize(

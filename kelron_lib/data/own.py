@@ -116,7 +116,8 @@ def _with_system(row: Mapping[str, Any], persona: Persona) -> list[dict[str, str
 
 def _is_of_base(row: Mapping[str, Any]) -> bool:
     """Whether `kelron rehearse` made a row, which then says whence it is: it asked training seeds alone."""
-    return bool(row["generator"].startswith(BASE_GENERATOR) and row["group"] and row["kind"])
+    told = all(row[name] for name in ("seed_id", "group", "kind", "intent"))
+    return told and bool(row["generator"].startswith(BASE_GENERATOR))
 
 
 def _ready(row: Mapping[str, Any], persona: Persona, name: str) -> dict[str, Any]:
@@ -226,14 +227,19 @@ def _split_of(row: Row, shares: Mapping[str, float]) -> str:
     return "train"
 
 
+def _asked_as(row: Row) -> str:
+    """What rows share that ask the same: the group of own rows; the base answers a group's questions one by one."""
+    return str(row["id"] if _is_of_base(row) else row["group"])
+
+
 def _alike(held: Sequence[Row], train: Sequence[Row]) -> set[str]:
-    """Groups of those rows of `held` that are much like one of `train` of their language."""
+    """What those rows of `held` ask, by `_asked_as`, that are much like one of `train` of their language."""
     found: set[str] = set()
     for language in {row["language"] for row in held}:
         texts = [row for row in held if row["language"] == language]
         others = [_text(row) for row in train if row["language"] == language]
         best = similar_to_others([_text(row) for row in texts], others) if others else [None] * len(texts)
-        found.update(row["group"] for row, match in zip(texts, best, strict=True) if match is not None)
+        found.update(_asked_as(row) for row, match in zip(texts, best, strict=True) if match is not None)
     return found
 
 
@@ -279,7 +285,7 @@ def mix_in(own: Own, splits: dict[str, list[dict[str, Any]]], settings: DataSett
         homes_of_asked = {home_of[question] for question in _asked(row) if question in home_of}
         if homes_of_asked - ({"train"} if _is_of_base(row) else set()):  # the base answers training seeds' questions
             own.leave_out("with a question of the seeds'", row)
-        elif row["group"] in near:
+        elif _asked_as(row) in near:
             own.leave_out("much like a held-out row of the seeds'", row)
         elif taken[place] == len(places.get(place, ())):
             about = "identity" if place[2] else "business and chat"
