@@ -254,6 +254,14 @@ def test_gate_finds_leaks_between_splits(persona):
     assert {"group_in_two_splits", "question_in_two_splits"} <= checks
 
 
+def test_gate_finds_a_later_question_of_a_dialogue_in_another_split(persona):
+    first, second = make_row(number=1), make_row("켈론입니다.", number=2, question="무엇을 도와주나요?", group="other")
+    second["messages"] += first["messages"][1:]
+    (leak,) = (f for f in data.check_splits({"train": [first], "test": [second]}, persona, 0.3)["findings"]
+               if f["check"] == "question_in_two_splits")  # fmt: skip
+    assert (leak["count"], leak["rows"]) == (1, [second["id"]])
+
+
 def test_gate_checks_the_share_in_every_split(persona):
     busy = make_row("완료했습니다.", kind="business", question="보고해 주세요.", number=3, group="b")
     report = data.check_splits({"train": [make_row()], "test": [busy]}, persona, 0.3)

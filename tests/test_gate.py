@@ -440,11 +440,16 @@ def test_measures_by_language_and_intent():
     assert report["distinct"]["en"] == {"characters": [0.2222, 0.4375, 0.6429], "words": [0.75, 1.0, 0.0]}
     assert report["by_intent"]["en"]["x"] == {
         "rows": 1,
+        "unique_rows": 1,
         "effective_rows": 1,
         "unique_answers": 1,
         "distinct": {"characters": [0.2222, 0.375, 0.5714], "words": [0.5, 1.0, 0.0]},
     }
     assert set(report["by_intent"]) == {"en", "ko"}
+    assert {language: counts["unique_rows"] for language, counts in report["by_language"].items()} == {"en": 2, "ko": 1}
+    again = check_rows([*rows, rows[1]], PERSONA, 0.0)
+    assert (again["by_language"]["en"]["rows"], again["by_language"]["en"]["unique_rows"]) == (3, 2)
+    assert (again["by_intent"]["en"]["y"]["rows"], again["by_intent"]["en"]["y"]["unique_rows"]) == (2, 1)
     answers = report["lengths"]["answer"]["en"]
     assert (answers["least"], answers["median"], answers["most"]) == (9, 9, 9)
     assert sum(entry["rows"] for entry in answers["histogram"]) == 2

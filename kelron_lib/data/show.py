@@ -22,8 +22,19 @@ def _finding_line(finding: Mapping[str, Any]) -> str:
     return f"  {finding['severity']}: {finding['check']}, {finding['count']} rows{where}: {finding['fix']}{example}"
 
 
+def _variety_line(language: str, report: Mapping[str, Any]) -> str:
+    counts = report["by_language"][language]
+    line = f"  {language:<10} {counts['rows']:>6} rows: "
+    line += f"{counts['unique_rows']} unique, {counts['effective_rows']} effective"
+    if told := report["distinct"].get(language):
+        shares = ("/".join(f"{share:.3f}" for share in told[kind]) for kind in ("characters", "words"))
+        line += ", distinct-1/2/3 of characters {}, of words {}".format(*shares)
+    return line
+
+
 def quality_summary(report: Mapping[str, Any]) -> str:
-    """The gate's report as a few lines: verdict, sizes, rows by split and kind, findings, what was not checked."""
+    """The gate's report as a few lines: verdict, sizes, rows by split and kind, variety by language, findings, what was
+    not checked."""
     lines = [
         f"quality gate: {report['verdict']}",
         f"{report['rows']} rows, {report['unique_rows']} unique, {report['effective_rows']} effective, identity share "
@@ -33,6 +44,7 @@ def quality_summary(report: Mapping[str, Any]) -> str:
     for part, counts in {**report.get("by_split", report["by_language"])}.items():
         kinds = ", ".join(f"{kind} {counts[kind]}" for kind in KINDS if kind in counts)
         lines.append(f"  {part:<10} {counts['rows']:>6} rows: {kinds}")
+    lines += [_variety_line(language, report) for language in report["by_language"]]
     lines += [_finding_line(finding) for finding in report["findings"]]
     lines += [f"  not checked: {entry['what']}: {entry['why']}" for entry in report.get("not_checked", ())]
     return "\n".join(lines)

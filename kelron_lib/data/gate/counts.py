@@ -35,6 +35,8 @@ class Counts:
         self.kinds: Counter[tuple[str, str, str]] = Counter()
         """By split, language and kind."""
         self._pairs: set[int] = set()
+        self.different_in: Counter[str] = Counter()
+        """Rows that repeat no earlier one, by language."""
         self._again: list[str] = []
         self.repeated = 0
         self.questions: Counter[int] = Counter()
@@ -51,6 +53,7 @@ class Counts:
         new = pair not in self._pairs
         if new:
             self._pairs.add(pair)
+            self.different_in[view.language] += 1
         else:
             self.repeated += 1
             if len(self._again) < 10:

@@ -99,6 +99,7 @@ class Gate:
         by_language = {}
         for language in counts.languages():
             entry = {**counts.count_kinds(None, language), "identity_share": round(counts.share(None, language), 4)}
+            entry["unique_rows"] = counts.different_in[language]
             entry["effective_rows"] = measured["effective_by_language"].get(language, 0)
             by_language[language or "unknown"] = entry
         return {

@@ -19,7 +19,7 @@ LEAST_HELD_OUT = 100
 
 
 class Leaks:
-    """Groups and first questions by the split that had them first."""
+    """Groups and questions by the split that had them first."""
 
     def __init__(self) -> None:
         self._home: dict[tuple[str, int], str] = {}
@@ -28,12 +28,14 @@ class Leaks:
 
     def add(self, view: View, split: str) -> None:
         if view.group:
-            self._meet("group_in_two_splits", ("group", digest(view.group)), view.name, split)
-        if view.asked:
-            self._meet("question_in_two_splits", ("question", digest(view.language, view.asked[0])), view.name, split)
+            self._meet("group_in_two_splits", [("group", digest(view.group))], view.name, split)
+        asked = [("question", digest(view.language, text)) for text in view.asked]
+        self._meet("question_in_two_splits", asked, view.name, split)
 
-    def _meet(self, check: str, key: tuple[str, int], name: str, split: str) -> None:
-        if self._home.setdefault(key, split) != split:
+    def _meet(self, check: str, keys: Sequence[tuple[str, int]], name: str, split: str) -> None:
+        """Count a row of which anything stands in another split."""
+        homes = [self._home.setdefault(key, split) for key in keys]
+        if any(home != split for home in homes):
             self._counts[check] += 1
             if len(self._named[check]) < 10:
                 self._named[check].append(name)

@@ -111,18 +111,20 @@ def _intents(rows: Sequence[Kept], similar: Sequence[int | None], language: str)
     counts: dict[str, list[Any]] = {}
     for kept, earlier in zip(rows, similar, strict=True):
         if kept.language == language:
-            entry = counts.setdefault(kept.intent or "(none)", [0, 0, set()])
+            entry = counts.setdefault(kept.intent or "(none)", [0, 0, set(), set()])
             entry[0] += 1
             entry[1] += earlier is None
             entry[2].update(kept.said)
+            entry[3].add((kept.asked, kept.said))
     listed = sorted(counts, key=lambda intent: (-counts[intent][0], intent))[:MOST_INTENTS]
     told = distinct(
         (intent, text) for kept in rows if kept.language == language and (intent := kept.intent or "(none)") in listed
         for text in kept.said
     )  # fmt: skip
     return {
-        intent: {"rows": counts[intent][0], "effective_rows": counts[intent][1],
-                 "unique_answers": len(counts[intent][2]), "distinct": told.get(intent, {})}
+        intent: {"rows": counts[intent][0], "unique_rows": len(counts[intent][3]),
+                 "effective_rows": counts[intent][1], "unique_answers": len(counts[intent][2]),
+                 "distinct": told.get(intent, {})}
         for intent in sorted(listed)
     }  # fmt: skip
 
