@@ -39,7 +39,7 @@ def _rehearse(args: argparse.Namespace, config: RunConfig) -> int:
     from kelron_lib.rehearse import rehearse, summary
 
     print(summary(rehearse(config, args.out, most=args.most)))
-    print(f"mix them in with: kelron data --set data.own={args.out / 'own_words.jsonl'}")
+    print(f"mix them in with: kelron data --set data.own={args.out / 'own_words.jsonl'} --set data.own_share=0.1")
     return 0
 
 

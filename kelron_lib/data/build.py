@@ -22,7 +22,7 @@ from kelron_lib.data.splits import SPLITS
 from kelron_lib.errors import KelronError
 from kelron_lib.files import cannot_write, write_whole
 from kelron_lib.persona import KINDS, Persona, Seed, load_persona, load_seeds
-from kelron_lib.runtime import DEMO, exclusive, keep_from_demos, lock_file
+from kelron_lib.runtime import DEMO, exclusive, existing_parent, keep_from_demos, lock_file
 
 CONFIG_FILE = "config.json"
 
@@ -186,6 +186,10 @@ def build_dataset(
     fail the gate (the first failing row is named), an own file that gives too few rows, another dataset in `out` unless
     `replace`, and a folder in a run that is going on.
     """
+    if out.exists() and not out.is_dir():
+        raise KelronError(f"{out} exists and is not a dataset: name another folder with --out")
+    if not existing_parent(out).is_dir():
+        raise KelronError(f"{existing_parent(out)} is a file: name another folder with --out")
     persona = load_persona(config.data.persona)
     for note in persona.notes:
         say(f"note: {note}")

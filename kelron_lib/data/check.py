@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from kelron_lib.data.splits import SPLITS
 from kelron_lib.files import cannot_write, write_whole
 from kelron_lib.persona import Persona
 
+SAID_EVERY = 20_000
+"""Rows between two lines about the progress."""
 QUALITY_FILE = "quality.json"
 
 
@@ -43,10 +45,21 @@ def check_path(
         )
     foreign = open_foreign(path)
     say(foreign.describe())
-    report = check_rows(foreign.rows(), persona, identity_share, own=False, **tokens)
+    report = check_rows(_told(foreign.rows(), say), persona, identity_share, own=False, **tokens)
     for note in foreign.notes():
         say(note)
     return report
+
+
+def _told(rows: Iterable[dict[str, Any]], say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """The rows, with a word now and then of how many there were, and one before they are compared."""
+    count = 0
+    for count, row in enumerate(rows, start=1):
+        if count % SAID_EVERY == 0:
+            say(f"{count:,} rows read")
+        yield row
+    if count >= SAID_EVERY:
+        say(f"{count:,} rows read; now they are compared with each other, which takes minutes")
 
 
 def quality_text(report: dict[str, Any]) -> str:

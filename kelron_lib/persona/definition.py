@@ -172,7 +172,7 @@ def _pronunciation(document: Document) -> dict[str, str]:
         if not "가" <= reading[-1] <= "힣":
             raise KelronError(
                 f"{document.at('pronunciation', written)}: pronunciation of {written!r} is {reading!r}: "
-                "write it in Hangul"
+                "write it in Hangul (`kelron persona new` takes it with --pronunciation)"
             )
     return dict(value)
 

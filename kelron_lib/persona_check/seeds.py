@@ -32,7 +32,7 @@ def answer_texts(seed: Seed) -> Iterator[str]:
 
 def words_of(template: str) -> str:
     """A template without its placeholders, each a private-use character: what it says whatever stands in them."""
-    return PLACEHOLDER.sub("\ue010", template)
+    return PLACEHOLDER.sub("\u2026", template)
 
 
 def _variants(template: str, phrases: Mapping[str, Sequence[str]], depth: int = 0) -> int:

@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kelron_lib.data.gate import row_faults, similar_to_others
+from kelron_lib.data.gate import asks_for_identity, jaccard, row_faults, similar_to_others
 from kelron_lib.generate import Answer
 from kelron_lib.persona import Persona
 from kelron_lib.rehearse.asked import PARAPHRASE, Asked
 
 HELD_OUT_LIKENESS = 0.5
 """A question as similar as this to a held-out one is dropped (Jaccard of character 3-grams)."""
+_LIKENESS = 0.25
+"""A paraphrase that does not plainly ask for the identity shares so much of its question (Jaccard of 3-grams)."""
 _NUMBERING = re.compile(r"^\s*(?:[-*•·]\s+|\(?\d{1,2}[.):、]\)?(?!\d)\s*)")
 _QUOTES = "\"'“”‘’「」『』"
 _LENGTHS = (0.4, 2.5)
@@ -29,8 +31,11 @@ def lines_of(text: str) -> list[str]:
 
 
 def _is_paraphrase(line: str, question: str) -> bool:
+    """Whether a line asks what a question about the identity asks, in about as many words: a question about something
+    else would be answered with the persona's name."""
     least, most = _LENGTHS
-    return line != question and least * len(question) <= len(line) <= max(_ALWAYS, most * len(question))
+    fits = line != question and least * len(question) <= len(line) <= max(_ALWAYS, most * len(question))
+    return fits and (asks_for_identity(line) or jaccard(line, question) >= _LIKENESS)
 
 
 def candidates(asked: Sequence[Asked], answers: Sequence[Answer], dropped: Counter[str]) -> list[tuple[Asked, str]]:

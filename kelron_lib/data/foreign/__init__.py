@@ -113,7 +113,7 @@ class ForeignFile:
                     f"{nearest(name, LANGUAGES)}"
                 )
             return _LANGUAGES[name]
-        for role in ("assistant", "user"):  # an answer of digits alone says nothing
+        for role in ("user", "assistant"):  # an answer in another language than its question is a finding
             text = "\n".join(message["content"] for message in messages if message["role"] == role)
             if found := language_of(text):
                 return found
