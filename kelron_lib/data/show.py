@@ -27,7 +27,7 @@ def _variety_line(language: str, report: Mapping[str, Any]) -> str:
     line = f"  {language:<10} {counts['rows']:>6} rows: "
     line += f"{counts['unique_rows']} unique, {counts['effective_rows']} effective"
     if told := report["distinct"].get(language):
-        shares = ("/".join(f"{share:.3f}" for share in told[kind]) for kind in ("characters", "words"))
+        shares = ("/".join(f"{share:.4f}" for share in told[kind]) for kind in ("characters", "words"))
         line += ", distinct-1/2/3 of characters {}, of words {}".format(*shares)
     return line
 
@@ -46,7 +46,12 @@ def quality_summary(report: Mapping[str, Any]) -> str:
         lines.append(f"  {part:<10} {counts['rows']:>6} rows: {kinds}")
     lines += [_variety_line(language, report) for language in report["by_language"]]
     lines += [_finding_line(finding) for finding in report["findings"]]
-    lines += [f"  not checked: {entry['what']}: {entry['why']}" for entry in report.get("not_checked", ())]
+    lines += [
+        f"  not checked: {entry['what']}: {entry['why']} (`kelron data check FOLDER` does, with the base's tokenizer)"
+        if "token" in entry["what"]
+        else f"  not checked: {entry['what']}: {entry['why']}"
+        for entry in report.get("not_checked", ())
+    ]
     return "\n".join(lines)
 
 

@@ -31,7 +31,7 @@ def answer_texts(seed: Seed) -> Iterator[str]:
 
 
 def words_of(template: str) -> str:
-    """A template without its placeholders, each a private-use character: what it says whatever stands in them."""
+    """A template without its placeholders, each an ellipsis: what it says whatever stands in them."""
     return PLACEHOLDER.sub("\u2026", template)
 
 

@@ -30,7 +30,7 @@ def lines_of(text: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def _is_paraphrase(line: str, question: str) -> bool:
+def is_paraphrase(line: str, question: str) -> bool:
     """Whether a line asks what a question about the identity asks, in about as many words: a question about something
     else would be answered with the persona's name."""
     least, most = _LENGTHS
@@ -47,7 +47,7 @@ def candidates(asked: Sequence[Asked], answers: Sequence[Answer], dropped: Count
             dropped["cut off at the limit"] += 1
         elif item.use == PARAPHRASE:
             lines = lines_of(answer.text)
-            good = [line for line in lines if _is_paraphrase(line, item.question)]
+            good = [line for line in lines if is_paraphrase(line, item.question)]
             dropped["no paraphrase"] += len(lines) - len(good)
             found += [(item, line) for line in dict.fromkeys(good)]
         elif answer.text.strip():
