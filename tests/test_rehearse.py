@@ -81,7 +81,7 @@ def test_rows_are_made_of_what_is_good_and_the_rest_is_counted(persona, seeds, a
     name = next(item for item in asked if item.use == PARAPHRASE)
     work = next(item for item in asked if item.use == ANSWER and item.language == "en" and item.seed is None)
     answers = {
-        "paraphrase": said(f"1. {name.question}\n2. {_other_words(name)}"),
+        "paraphrase": said(f"1. {name.question}\n2. {_other_words(name)}\n3. 서버 장비가 언제 도착하는지 알려 주세요."),
         "good": said("Plants use light to turn water and air into sugar, and they give off oxygen."),
         "rival": said("I am ChatGPT, and plants use light."),
         "endless": said("Plants use light", stopped=False),
@@ -93,15 +93,15 @@ def test_rows_are_made_of_what_is_good_and_the_rest_is_counted(persona, seeds, a
     assert rows[1]["messages"][1]["content"] == work.question
     assert rows[1]["generator"] == "base:tiny"
     assert dropped["cut off at the limit"] == 1
-    assert dropped["no paraphrase"] == 1
+    assert dropped["no paraphrase"] == 2  # the question itself, and one about something else
     assert dropped["gate: rival_name"] == 1
 
 
 def _other_words(item):
     return {
-        "ko": "화면 건너편에서 저에게 답을 적고 계신 쪽의 성함을 들려주시겠습니까?",
-        "en": "Kindly state the label under which you reply to these lines of mine?",
-        "ja": "画面の向こうで返事を書いてくださっている方のお呼び名を伺えますでしょうか。",
+        "ko": "방금 그 답을 적어 주신 당신은 누구인가요, 존함이라도 듣고 싶습니다.",
+        "en": "Before we go any further, who are you, and under which label do you reply?",
+        "ja": "お返事を書いてくださっているあなたは誰なのか、伺えますでしょうか。",
     }[item.language]
 
 
