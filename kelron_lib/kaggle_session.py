@@ -104,11 +104,16 @@ def _scratch(work: Path) -> None:
 
 
 def _bring_data(data: Path, say: Say) -> None:
-    found = [folder for folder in folders_with(ROWS[0]) if not (folder / MANIFEST).exists()]  # in a store it has one
+    found = [folder for folder in folders_with(ROWS[0]) if _is_whole(folder)]
     if holds_dataset(data) or not found:
         return
     copy_dataset(found[0], data)
     say(f"dataset: from {found[0]}")
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder is a dataset of its own: not somebody else's table of that name, nor one in a store."""
+    return all((folder / name).is_file() for name in ROWS) and not (folder / MANIFEST).exists()
 
 
 def _bring_store(target: Path, say: Say) -> None:

@@ -199,6 +199,18 @@ def test_the_dataset_comes_from_the_data_kernel(kaggle, small_data, small_config
     assert len(said) == 1
 
 
+def test_a_table_of_somebody_elses_is_not_taken_for_the_dataset(kaggle, small_data, small_config, said):
+    """Many datasets and competitions on Kaggle hold a train.parquet."""
+    other = kaggle / "input" / "a-competition"
+    other.mkdir(parents=True)
+    (other / "train.parquet").write_bytes(b"PAR1")
+    attach(small_config, Path("run"), store=True, say=said.append)
+    assert not Path("run/data").exists()
+    mount(kaggle, "notebooks/me/kelron-01-data/runs/kelron/data", small_data)
+    attach(small_config, Path("run"), store=True, say=said.append)
+    assert snapshot(Path("run/data")) == snapshot(small_data)
+
+
 def finished_run(folder, adapter, time):
     (folder / "adapter").mkdir(parents=True)
     (folder / "adapter" / "adapter_config.json").write_text(adapter)
