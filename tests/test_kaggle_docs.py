@@ -39,7 +39,17 @@ def test_every_verb_is_in_the_page():
 def test_the_schedule_makes_one_turn_and_needs_no_torch():
     steps = " ".join(str(step.get("run", "")) for step in WORKFLOW["jobs"]["turn"]["steps"])
     assert "--once" in steps
-    heavy = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "ipywidgets", "safetensors")
+    heavy = (
+        "torch",
+        "transformers",
+        "peft",
+        "accelerate",
+        "bitsandbytes",
+        "ipywidgets",
+        "safetensors",
+        "numpy",
+        "pyarrow",
+    )
     code = (
         f"import sys\nfor name in {heavy!r}: sys.modules[name] = None\n"
         "from kelron_lib.kaggle_ops.__main__ import main\n"
