@@ -151,7 +151,7 @@ def test_a_push_of_changed_notebooks_is_refused_and_with_dirty_marked_and_known_
     with World(lambda *_: Played(files={"runs/kelron/data/quality.json": b"{}"})) as world:
         use_client(monkeypatch, world)
         options = ["--preset", "tiny-cpu", "--project", str(project), "--wheels", str(wheels)]
-        for verb in (["push", "data"], ["run", "--once"]):
+        for verb in (["push", "data"], ["run", "--once"], ["push", "data", "--dry-run"], ["run", "--dry-run"]):
             assert main([*verb, *options]) == 2
             (line,) = capsys.readouterr().err.splitlines()
             assert line.startswith(

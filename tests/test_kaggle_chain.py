@@ -544,6 +544,8 @@ def test_logs_and_output_are_of_the_newest_session_or_of_the_one_that_is_named(s
     assert read("output", "resume", "--session", "4", "--to", str(tmp_path / "four"))[0] == 0
     assert Pointer.decode((tmp_path / "four" / RUN / "store" / "LATEST.json").read_bytes()).step == 80
     assert "resume-b, session 5: me/kelron-03-resume-b version 1 ended as COMPLETE" in read("status")[1]
+    assert read("logs", "preflight")[2].startswith("push_kernels.sh: Kaggle shows no kernel me/kelron-00-preflight: ")
+    world.save_kernel({"slug": f"{USER}/kelron-00-preflight", "newTitle": "Kelron 00 Preflight", "text": "{}"})
     assert read("logs", "preflight")[2].startswith("me/kelron-00-preflight, whose newest version is not of this run")
 
 

@@ -418,7 +418,16 @@ def test_without_a_token_it_says_where_to_get_one(world, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["status"], ["logs", "train"], ["output", "train"], ["quota"], ["run"], ["stop"], ["secret"], ["push", "data"]],
+    [
+        ["status"],
+        ["logs", "train"],
+        ["output", "train"],
+        ["quota"],
+        ["run", "--dirty"],
+        ["stop"],
+        ["secret"],
+        ["push", "data", "--dirty"],
+    ],
 )
 def test_a_dry_run_changes_nothing(arguments, world, capsys):
     assert main([*arguments, "--dry-run"]) == 0

@@ -76,6 +76,59 @@ def test_with_wrong_credentials(verb, way, start, monkeypatch, capsys):
     assert not world.kernels
 
 
+@pytest.mark.parametrize("verb", [["run", "--once"], ["run", "--dry-run"], ["push", "data"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (
+            "data.persona=mine.yaml",
+            r"file of this machine.*put it into kelron_lib/persona/, commit it, .*persona=mine$",
+        ),
+        ("data.persona=here/mine", "is a file of this machine"),
+        ("data.persona=kelrn", "unknown persona 'kelrn'"),
+        ("store.url=runs/kelron/elsewhere", "is no store of a run from a laptop: leave it out"),
+        ("store.url=kaggle://me/kelron-02-train", "is no store of a run from a laptop: leave it out"),
+    ],
+)
+def test_what_a_session_would_not_have_is_refused_before_any_begins(verb, override, words, start, capsys):
+    world, _ = start(Script())
+    assert command_line.main([*verb, "--preset", "tiny-cpu", "--set", override]) == 2
+    assert re.search(words, capsys.readouterr().err.rstrip("\n"))
+    assert not world.requests
+
+
+def test_a_file_of_own_rows_and_a_budget_beyond_kaggles_hours_are_refused(capsys):
+    own = ["run", "--set", "data.own=mine.csv", "--set", "data.own_share=0.1"]
+    assert command_line.main(own) == 2
+    assert "data.own=mine.csv is a file of this machine" in capsys.readouterr().err
+    assert command_line.main(["run", "--set", "session.budget_seconds=42000"]) == 2
+    assert "session.budget_seconds is 42000: Kaggle ends a session after 43200" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "soon"])
+def test_a_wait_that_is_none(seconds, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command_line.main(["run", "--poll", seconds])
+    assert "seconds, 0 to 86400" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [["logs", "train"], ["logs", "-f", "train"], ["output", "train"]], ids=" ".join)
+def test_a_kernel_that_was_never_pushed(verb, start, capsys):
+    start(Script())
+    assert said_by(verb, capsys) == (
+        2,
+        "push_kernels.sh: Kaggle shows no kernel me/kelron-02-train: nothing was pushed there yet; `status` says what "
+        "was\n",
+    )
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, wheels, clone, capsys):
+    (tmp_path / "file").write_text("")
+    options = ["--to", str(tmp_path / "file" / "x"), "--wheels", str(wheels), "--project", str(clone)]
+    assert command_line.main(["stage", *options]) == 2
+    assert "push_kernels.sh: cannot make " in capsys.readouterr().err
+
+
 def test_a_certificate_that_a_wrong_clock_refuses_is_told_of(start, monkeypatch, capsys):
     from requests.adapters import HTTPAdapter
     from requests.exceptions import SSLError

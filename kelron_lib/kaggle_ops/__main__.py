@@ -24,6 +24,7 @@ from kelron_lib.kaggle_ops.client import Kaggle
 from kelron_lib.kaggle_ops.decide import ending
 from kelron_lib.kaggle_ops.kernels import KERNELS, NAME, OWNER, TRAINING, stage_stop, stop_slug, timeout_of
 from kelron_lib.kaggle_ops.push import follow, page_of
+from kelron_lib.kaggle_ops.reach import require_reachable
 from kelron_lib.kaggle_ops.sessions import Place, find_session
 from kelron_lib.kaggle_ops.watch import Watch
 from kelron_lib.runtime import PACKAGE_ROOT
@@ -82,6 +83,7 @@ def _stage_to(args: argparse.Namespace) -> int:
 
 def _push(args: argparse.Namespace) -> int:
     chain = _chain(args)
+    require_reachable(chain.config)
     for kernel in args.kernels:
         view = chain.look()
         active = [one.ref for one in view.active if one.kernel in TRAINING] + list(view.foreign)
@@ -90,6 +92,7 @@ def _push(args: argparse.Namespace) -> int:
         if lacking := chain.lacks(view, kernel) or (kernel in TRAINING and chain.lost(view)):
             raise KelronError(f"{kernel} would fail, {lacking} (`run` does all of it by itself)")
         if args.dry_run:
+            chain.require_stageable(view)
             outputs = ", ".join(chain.outputs(view, kernel)) or "nothing"
             most = timeout_of(kernel, chain.config)
             _say(f"would push {chain.ref(kernel)} for at most {most} s; outputs attached: {outputs}")
@@ -181,8 +184,10 @@ def _quota(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     chain = _chain(args)
+    require_reachable(chain.config)
     if args.dry_run:
         view = chain.look()
+        chain.require_stageable(view)
         step = chain.next(view)
         _say(f"next: {step.kind} {step.kernel} {step.why}".rstrip())
         held = chain.gate(view, "train")
@@ -303,7 +308,7 @@ def _add_run(run: argparse.ArgumentParser, staging: object) -> None:
         metavar="N",
         help="sessions without progress (%(default)s)",
     )
-    run.add_argument("--poll", type=float, default=60.0, metavar="SECONDS", help="between two looks (%(default)s)")
+    run.add_argument("--poll", type=_seconds, default=60.0, metavar="SECONDS", help="between two looks (%(default)s)")
 
 
 def _add_restage(parser: argparse.ArgumentParser) -> None:
@@ -321,6 +326,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError("at least 1")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86400:  # nor what is no number
+        raise argparse.ArgumentTypeError("seconds, 0 to 86400")
+    return seconds
 
 
 def main(arguments: list[str] | None = None) -> int:

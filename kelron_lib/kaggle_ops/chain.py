@@ -343,6 +343,11 @@ class Chain:
             self._held = Held(str(there["commit"]), bool(there.get("dirty")), kernels)
         return self._held
 
+    def require_stageable(self, view: View) -> None:
+        """Raise KelronError where a push would be refused for this clone's changes, as far as that needs no request."""
+        if not view.begun or self.options.restage:
+            library.require_clean(self.options.project, dirty=self.options.dirty)
+
     def stage(self) -> str:
         """Make the library and have Kaggle hold it; its commit."""
         with tempfile.TemporaryDirectory(prefix="kelron-library-") as scratch:
@@ -355,10 +360,11 @@ class Chain:
                 say=self.kaggle.say,
             )
             sent = library.upload_library(self.kaggle, made)
-        if sent:  # a dataset is mounted some time after it is called ready
-            self.kaggle.sleep(self.options.poll)
         words = "uploaded and ready" if sent else "is on Kaggle already"
         self.kaggle.say(f"library: commit {library.short(made.commit)} {words}")
+        if sent:  # a dataset is mounted some time after it is called ready
+            self.kaggle.say(f"waiting {self.options.poll:.0f} s more, until it can be mounted, too")
+            self.kaggle.sleep(self.options.poll)
         return made.commit
 
     def fetch_results(self, step: Step) -> Path:

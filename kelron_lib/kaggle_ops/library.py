@@ -19,6 +19,7 @@ from typing import Any
 from kelron_lib import __version__, kaggle_bootstrap
 from kelron_lib.config import MADE_FOR
 from kelron_lib.errors import KelronError
+from kelron_lib.files import cannot_write
 from kelron_lib.kaggle_bootstrap import MARKER
 from kelron_lib.kaggle_ops.client import Kaggle, KaggleError
 from kelron_lib.kaggle_ops.kernels import OWNER, pack_kernels, slug_of
@@ -71,15 +72,13 @@ def stage_library(
 
     `wheels`: a folder that already holds the pinned wheels. Raises KelronError.
     """
-    changed = changed_files(project)
-    if changed and not dirty:
-        raise KelronError(
-            f"{len(changed)} files that go to Kaggle have changes that are not committed ({changed[0]} ...): commit "
-            "them, so that the run's commit says what ran, or say --dirty, which is marked"
-        )
+    changed = require_clean(project, dirty=dirty)
     content, commit = content_of(project), commit_of(project)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise cannot_write(f"make {folder}", error) from error
     for wheel in bring_wheels(project, wheels or project / CACHE, wheels is None, say):
         shutil.copyfile(wheel, folder / wheel.name)
     _build_wheel(project, folder, commit)
@@ -97,6 +96,17 @@ def stage_library(
     }
     write_json(folder / MARKER, marker)
     return Library(folder, dataset_slug(project), content, commit, bool(changed))
+
+
+def require_clean(project: Path, *, dirty: bool) -> list[str]:
+    """The changes that are not committed. Raises KelronError where there are any, but with `dirty`."""
+    changed = changed_files(project)
+    if changed and not dirty:
+        raise KelronError(
+            f"{len(changed)} files that go to Kaggle have changes that are not committed ({changed[0]} ...): commit "
+            "them, so that the run's commit says what ran, or say --dirty, which is marked"
+        )
+    return changed
 
 
 def git(project: Path, *arguments: str) -> str:

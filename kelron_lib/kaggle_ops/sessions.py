@@ -43,7 +43,10 @@ def find_session(kaggle: Kaggle, kernels: Mapping[str, Kernel], view: View, kern
     names = ("resume", "resume-b") if kernel == "resume" else (kernel,)
     pushed = [view.pushed[name] for name in names if name in view.pushed]
     if not pushed:
-        return Place(kernel, f"{kaggle.owner}/{kernels[kernel].slug}", None, 0)
+        ref = f"{kaggle.owner}/{kernels[kernel].slug}"
+        if kernel not in view.newest:
+            raise KelronError(f"Kaggle shows no kernel {ref}: nothing was pushed there yet; `status` says what was")
+        return Place(kernel, ref, None, 0)
     last = max(pushed, key=lambda one: one.record.number)
     return Place(last.kernel, last.ref, last.version, last.record.number)
 
