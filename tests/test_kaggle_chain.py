@@ -423,6 +423,10 @@ def test_stopped_by_hand_nothing_is_pushed_until_told_to_go_on(start, capsys):
     with pytest.raises(RunFailed, match="the run was stopped by hand: `run --go-on`"):
         chain().run()
     assert pushes(world) == [f"{DATA}:0", f"{TRAIN}:0"]
+    capsys.readouterr()
+    for options, step in (([], "stop"), (["--go-on"], "push resume")):
+        assert command_line.main(["run", "--dry-run", "--preset", "tiny-cpu", *options]) == 0
+        assert capsys.readouterr().out.startswith(f"next: {step} ")
     (stop,) = world.versions("kelron-stop")
     assert (stop.status, stop.asked["kernelExecutionType"]) == ("NEW_SCRIPT", "QUICK_SAVE")
     command_line._mark(chain(), "")

@@ -129,6 +129,15 @@ def test_a_folder_that_cannot_be_made(tmp_path, wheels, clone, capsys):
     assert "push_kernels.sh: cannot make " in capsys.readouterr().err
 
 
+def test_an_output_that_cannot_be_written(start, tmp_path, capsys):
+    world, _ = start(Script())
+    assert command_line.main(["push", "data", "--preset", "tiny-cpu"]) == 0
+    world.wait()
+    (tmp_path / "file").write_text("")
+    assert command_line.main(["output", "data", "--to", str(tmp_path / "file")]) == 2
+    assert re.search(r"^push_kernels.sh: cannot write .*quality.json: Not a directory; ", capsys.readouterr().err, re.M)
+
+
 def test_a_certificate_that_a_wrong_clock_refuses_is_told_of(start, monkeypatch, capsys):
     from requests.adapters import HTTPAdapter
     from requests.exceptions import SSLError

@@ -11,6 +11,7 @@ import re
 import sys
 import webbrowser
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -187,6 +188,7 @@ def _run(args: argparse.Namespace) -> int:
     require_reachable(chain.config)
     if args.dry_run:
         view = chain.look()
+        view = replace(view, stopped=view.stopped and not args.go_on)
         chain.require_stageable(view)
         step = chain.next(view)
         _say(f"next: {step.kind} {step.kernel} {step.why}".rstrip())

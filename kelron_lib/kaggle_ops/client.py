@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kelron_lib.errors import KelronError
+from kelron_lib.files import cannot_write
 from kelron_lib.hub_client import scrub
 from kelron_lib.kaggle_store import PASSING, TIMEOUTS, Passing, asked_wait, download, requests_library, sign_in
 
@@ -279,9 +280,12 @@ class Kaggle:
 
     def fetch(self, address: str, local: Path) -> None:
         """Download a file from a signed address; after a break it goes on where it stopped."""
-        local.parent.mkdir(parents=True, exist_ok=True)
-        with local.open("w+b") as sink:
-            self.tried(f"download {local.name}", lambda: download(address, sink))
+        try:
+            local.parent.mkdir(parents=True, exist_ok=True)
+            with local.open("w+b") as sink:
+                self.tried(f"download {local.name}", lambda: download(address, sink))
+        except OSError as error:
+            raise cannot_write(f"write {local}", error) from error
 
     def read(self, address: str) -> bytes:
         """The content of a small file behind a signed address."""
