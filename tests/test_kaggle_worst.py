@@ -87,6 +87,7 @@ def test_with_wrong_credentials(verb, way, start, monkeypatch, capsys):
         ("data.persona=here/mine", "is a file of this machine"),
         ("data.persona=kelrn", "unknown persona 'kelrn'"),
         ("store.url=runs/kelron/elsewhere", "is no store of a run from a laptop: leave it out"),
+        ("store.url=hf://buckets/me/kelron", "is no store on the Hub: use hf://buckets/NAMESPACE/NAME/RUN"),
         ("store.url=kaggle://me/kelron-02-train", "is no store of a run from a laptop: leave it out"),
     ],
 )

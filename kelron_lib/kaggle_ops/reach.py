@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kelron_lib.config import MADE_FOR, RunConfig
 from kelron_lib.errors import KelronError
-from kelron_lib.hub_store import SCHEME
+from kelron_lib.hub_store import SCHEME, open_hub_store
 from kelron_lib.kaggle_ops.kernels import LONGEST, SLACK
 from kelron_lib.persona import persona_file
 from kelron_lib.runtime import PACKAGE_ROOT
@@ -27,7 +27,9 @@ def require_reachable(config: RunConfig) -> None:
             f"data.own={config.data.own} is a file of this machine, which a pushed session does not have: leave it "
             "out, or run the notebooks by hand with a dataset attached that holds it (docs/kaggle.md)"
         )
-    if config.store.url and not config.store.url.startswith(SCHEME):
+    if config.store.url.startswith(SCHEME):
+        open_hub_store(config.store.url)  # refuses what names none, and reaches nothing yet
+    elif config.store.url:
         raise KelronError(
             f"store.url={config.store.url} is no store of a run from a laptop: leave it out, and checkpoints stay in "
             f"the outputs of the sessions, or name one on the Hub ({SCHEME}buckets/OWNER/NAME/RUN)"
