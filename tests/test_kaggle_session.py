@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -40,9 +41,15 @@ def kaggle(tmp_path, monkeypatch):
     folder = tmp_path / "kaggle"
     (folder / "input").mkdir(parents=True)
     (folder / "working").mkdir()
-    monkeypatch.setenv("KELRON_KAGGLE", str(folder))
-    monkeypatch.chdir(folder / "working")
+    begin_session(monkeypatch, folder)
     return folder
+
+
+def begin_session(monkeypatch, folder):
+    """The test stands in this tree's working folder, in a session that begins now: this machine may be up for days."""
+    monkeypatch.setenv("KELRON_KAGGLE", str(folder))
+    monkeypatch.setenv("KELRON_SESSION_START", repr(time.time()))
+    monkeypatch.chdir(folder / "working")
 
 
 @pytest.fixture
@@ -94,8 +101,7 @@ def next_day(tmp_path, monkeypatch):
         folder = tmp_path / f"day-{next(days)}" / "kaggle"
         (folder / "input").mkdir(parents=True)
         (folder / "working").mkdir()
-        monkeypatch.setenv("KELRON_KAGGLE", str(folder))
-        monkeypatch.chdir(folder / "working")
+        begin_session(monkeypatch, folder)
         for place, output in attached.items():
             mount(folder, place, output)
         return folder
