@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from kelron_lib.batching import encode_rows
+from kelron_lib.batching import Features, encode_rows
 from kelron_lib.config import RunConfig
 from kelron_lib.data import load_dataset_dir
 from kelron_lib.engine.packing import PackedCollator, PackedPasses, plan_passes, supervised_in
@@ -306,11 +306,25 @@ def build_trainer(config: RunConfig, data: Path, work: Path, world: World) -> Ke
     for name in USED_SPLITS:
         if not splits[name]:
             raise KelronError(f"the {name} split in {data} is empty: make the dataset again with `kelron data`")
-    train = config.train
-    packing = {"row_tokens": train.row_tokens, "rows_per_pass": train.rows_per_pass, "seed": train.seed}
     with quiet_libraries():
         base, tokenizer = load_base(config)
         seen, unseen = (encode_rows(tokenizer, splits[name], config.data.max_tokens) for name in USED_SPLITS)
+    return trainer_of(config, base, tokenizer, seen, unseen, work, world)
+
+
+def trainer_of(
+    config: RunConfig,
+    base: Any,
+    tokenizer: Any,
+    seen: Sequence[Features],
+    unseen: Sequence[Features],
+    work: Path,
+    world: World,
+) -> KelronTrainer:
+    """The trainer of a fresh adapter on `base`, over encoded rows to train on and to validate with."""
+    train = config.train
+    packing = {"row_tokens": train.row_tokens, "rows_per_pass": train.rows_per_pass, "seed": train.seed}
+    with quiet_libraries():
         schedule = plan_run(seen, passes_per_step=train.passes_per_step, epochs=train.epochs, **packing)
         validation = PackedPasses(unseen, plan_passes(sample_lengths(unseen), epoch=0, **packing))
         embedding, head = config.model.embedding, config.model.head
