@@ -20,6 +20,7 @@ from kelron_lib.command import Parser, ended
 from kelron_lib.config import PRESETS, RunConfig, resolve, to_json
 from kelron_lib.data_verbs import add_data_actions
 from kelron_lib.errors import KelronError
+from kelron_lib.evaluate_verb import add_evaluate_verb
 from kelron_lib.interrupt import Interrupted
 from kelron_lib.persona_verbs import add_persona_verbs
 from kelron_lib.settings import CHAT_LANGUAGE, LANGUAGES
@@ -58,20 +59,6 @@ def _train(args: argparse.Namespace, config: RunConfig) -> int:
         cluster=cluster,
     )
     return 0 if status.state in ("finished", "budget", "stopped") else 1
-
-
-def _evaluate(args: argparse.Namespace, config: RunConfig) -> int:
-    from kelron_lib.evaluate import checks, scoreboard_table
-    from kelron_lib.evaluate.run import evaluate_run
-
-    scoreboard = evaluate_run(
-        config, data=args.data or args.out / "data", adapter=args.adapter or args.out / "adapter", out=args.out
-    )
-    print(scoreboard_table(scoreboard))
-    print(f"report: {args.out / 'report.html'}")
-    missed = [check.text for check in checks(scoreboard) if not check.met]
-    print("\n".join(["targets missed:", *missed] if missed else ["every target holds"]))
-    return 1 if missed else 0
 
 
 def _chat(args: argparse.Namespace, config: RunConfig) -> int:
@@ -221,10 +208,7 @@ def _parser() -> argparse.ArgumentParser:
         training = verb(name, _train, text)
         out(training, "runs/kelron", "the run's folder")
         _add_training_options(training, may_begin=name == "train")
-    evaluate = verb("evaluate", _evaluate, "score the base and the tuned model, write scoreboard.json and report.html")
-    out(evaluate, "runs/kelron", "where the results go")
-    evaluate.add_argument("--data", type=Path, help="the dataset's folder (default: OUT/data)")
-    evaluate.add_argument("--adapter", type=Path, help="the adapter's folder (default: OUT/adapter)")
+    add_evaluate_verb(verb)
     plan = verb("plan", _plan, "the memory on each GPU, which placement fits, and why (arithmetic, no GPU needed)")
     plan.add_argument("--gpus", default="2x14.74", metavar="NxGIB", help="GPUs, in GiB each (default: %(default)s)")
     plan.add_argument("--json", action="store_true", help="as JSON")
