@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow lint fix bench soak clean
+.PHONY: help setup demo prove test slow lint fix bench soak clean
 
 help:  ## List the targets
 	@echo "Kelron: give an open LLM a new identity on free GPUs"
@@ -31,6 +31,10 @@ demo: $(READY)  ## The main job on the tiny preset: data, two training sessions,
 # Two at a time, by file: tests that share a trained run stay together; one thread of torch each, or they fight. The
 # slow ones start several processes each and wait for them: one at a time.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+prove: $(READY)  ## Hold the first attempt's recipe and each fix against today's, on the tiny base (about half an hour)
+	@echo "== the proof, into runs/prove and docs/v1-v2.md"
+	@$(BIN)/kelron prove --report docs/v1-v2.md
 
 test: $(READY)  ## Run the tests (CPU; offline after the first time, which installs Kaggle's versions)
 	@echo "== tests"

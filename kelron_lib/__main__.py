@@ -23,6 +23,7 @@ from kelron_lib.errors import KelronError
 from kelron_lib.evaluate_verb import add_evaluate_verb
 from kelron_lib.interrupt import Interrupted
 from kelron_lib.persona_verbs import add_persona_verbs
+from kelron_lib.prove_verb import add_prove_verb
 from kelron_lib.settings import CHAT_LANGUAGE, LANGUAGES
 from kelron_lib.store_verbs import add_store_verbs
 
@@ -230,6 +231,7 @@ def _parser() -> argparse.ArgumentParser:
         "--device", choices=("cpu", "cuda"), default="cpu", help="the shipped one was made on cuda (default: cpu)"
     )
     tiny.add_argument("--dry-run", action="store_true", help="print the recipe and stop")
+    add_prove_verb(verbs)
     demo = verb("demo", _demo, "the main job, end to end, by running the notebooks")
     out(demo, "runs/demo", "the run's folder")
     demo.add_argument("--notebooks", type=Path, default=Path("notebooks"), help="where they are (default: %(default)s)")

@@ -24,7 +24,7 @@ def _pad(text: str, columns: int, right: bool) -> str:
     return space + text if right else text + space
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Rows as columns, the first to the left, the others to the right, a rule under the head."""
     columns = [max(width(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(_pad(cell, columns[i], right=i > 0) for i, cell in enumerate(row)).rstrip() for row in rows]
@@ -67,7 +67,7 @@ def _loss_line(loss: Mapping[str, float]) -> str:
 
 def scoreboard_table(board: Board) -> str:
     """The scoreboard for a terminal, base beside tuned, recall per language too. No newline at the end."""
-    lines = [_aligned(_rows(board, _models(board)))]
+    lines = [aligned(_rows(board, _models(board)))]
     if loss := board.get("business_loss"):
         lines.append(_loss_line(loss))
     if not board.get("meta", {}).get("held_out", True):
