@@ -46,9 +46,9 @@ def about(proof: Proof) -> list[str]:
     steps = " or ".join(map(str, proof.steps))
     adapters = "one adapter" if proof.seeds == 1 else f"{proof.seeds} adapters (training seeds 1 to {proof.seeds})"
     return [
-        f"{adapters} of each recipe, {steps} optimizer steps each, asked {proof.prompts} prompts each. Shares of answers, "
-        f"95 % Wilson intervals. Marked: differs from {NOW.name} on the same prompts (exact McNemar test over all its "
-        f"adapters, Holm's correction at {LEVEL:g} over the whole table) with the same sign for every seed."
+        f"{adapters} of each recipe, {steps} optimizer steps each, asked {proof.prompts} prompts each. Shares, "
+        f"with 95 % Wilson intervals. Marked: differs from {NOW.name} on the same prompts (exact McNemar test over "
+        f"all adapters, Holm's correction at {LEVEL:g} over the whole table) with the same sign for every seed."
     ]
 
 
