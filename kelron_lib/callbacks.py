@@ -19,6 +19,8 @@ from kelron_lib.keeper import Keeper
 from kelron_lib.manifest import TRAINER_STATE
 from kelron_lib.processes import World
 from kelron_lib.runtime import SessionClock, duration
+from kelron_lib.schedule import Schedule
+from kelron_lib.settings import SessionSettings
 
 SAFETY = 1.5
 """The last checkpoint may take this much longer to arrive than the slowest of those before it."""
@@ -186,7 +188,8 @@ class TimingCallback(TrainerCallback):
 
 
 class ProgressCallback(TrainerCallback):
-    """One plain line every `interval` seconds: step, losses, rate, and the time left of training and session."""
+    """Every `interval` seconds one plain line and one event: step, losses, rate, the time left of training and session;
+    at each validation, too."""
 
     def __init__(
         self,
@@ -195,11 +198,15 @@ class ProgressCallback(TrainerCallback):
         say: Callable[[str], None],
         interval: float,
         words: Callable[[], str] = str,
+        *,
+        tokens: Sequence[int] = (),
+        events: Callable[..., None] | None = None,
     ) -> None:
-        """`samples` says how many samples each step of the run holds, `words` what there is to say of the store."""
+        """`samples` and `tokens` say how many of them each step of the run holds, `words` what there is to say of the
+        store; `events` is told the figures, as RunEvents.add is."""
         self._clock = clock
-        self._samples = samples
-        self._say = say
+        self._samples, self._tokens = samples, tokens
+        self._say, self._events = say, events
         self._interval = interval
         self._words = words
         self._began = 0.0
@@ -221,23 +228,64 @@ class ProgressCallback(TrainerCallback):
         if not ends and now - self._last_line < self._interval:
             return
         self._last_line = now
-        self._say(self.line(state, now))
+        session = self._clock.left()
+        self._say(self.line(state, now, session))
+        if self._events is None:
+            return
+        if ends:
+            self._events("validation", step=state.global_step, loss=self._validation)
+        self._events(
+            "step",
+            step=state.global_step,
+            total_steps=state.max_steps,
+            loss=self._loss,
+            samples_per_second=self._rate(self._samples, state, now),
+            tokens_per_second=self._rate(self._tokens, state, now),
+            training_ends_in=self._left(state, now),
+            session_ends_in=session,
+        )
 
-    def line(self, state: Any, now: float) -> str:
-        """The progress line for a trainer state at `now` seconds into the session."""
+    def _seconds(self, now: float) -> float:
+        return max(now - self._began, 1e-9)
+
+    def _rate(self, each: Sequence[int], state: Any, now: float) -> float:
+        """Of what each step holds so many, how many this session does a second; NaN before its first step."""
         done = state.global_step - self._first_step
-        seconds = max(now - self._began, 1e-9)
-        left = (state.max_steps - state.global_step) * seconds / done if done else math.nan
+        return sum(each[self._first_step : state.global_step]) / self._seconds(now) if done else math.nan
+
+    def _left(self, state: Any, now: float) -> float:
+        """Seconds until training ends; NaN before this session's first step."""
+        done = state.global_step - self._first_step
+        return (state.max_steps - state.global_step) * self._seconds(now) / done if done else math.nan
+
+    def line(self, state: Any, now: float, session: float) -> str:
+        """The progress line for a trainer state at `now` seconds into the session, which has `session` seconds left."""
+        done = state.global_step - self._first_step
+        left = self._left(state, now)
         parts = [f"step {state.global_step}/{state.max_steps}"]
         if done:
             parts.append(f"loss {self._loss:.3f}")
         if math.isfinite(self._validation):
             parts.append(f"validation {self._validation:.3f}")
         if done:
-            parts.append(f"{sum(self._samples[self._first_step : state.global_step]) / seconds:.1f} samples/s")
+            parts.append(f"{self._rate(self._samples, state, now):.1f} samples/s")
         if math.isfinite(left):
             parts.append(f"training ends in {duration(left)}")
-        parts.append(f"session ends in {duration(self._clock.left())}")
+        parts.append(f"session ends in {duration(session)}")
         if words := self._words():
             parts.append(words)
         return " | ".join(parts)
+
+
+def progress(
+    clock: SessionClock,
+    schedule: Schedule,
+    say: Callable[[str], None],
+    session: SessionSettings,
+    keeper: Keeper | None,
+) -> ProgressCallback:
+    """The progress of a run; process 0, which has the keeper, tells of the store and the events, too."""
+    words = keeper.words if keeper is not None else str
+    events = keeper.events.add if keeper is not None else None
+    seconds = session.progress_seconds
+    return ProgressCallback(clock, schedule.samples, say, seconds, words, tokens=schedule.lengths, events=events)

@@ -21,6 +21,7 @@ from kelron_lib.config import RunConfig, config_hash, resolve
 from kelron_lib.data import fingerprint
 from kelron_lib.dataset import ABOUT, FOLDER, ROWS
 from kelron_lib.errors import KelronError
+from kelron_lib.events import EVENTS_FILE
 from kelron_lib.export import made_from
 from kelron_lib.job import BEGUN_FILE, JOB_FILE
 from kelron_lib.lease import LEASE, STOP
@@ -56,6 +57,7 @@ WRITTEN = (
     STATUS_FILE,
     SESSIONS_FILE,
     LOSSES_FILE,
+    EVENTS_FILE,
     JOB_FILE,
     BEGUN_FILE,
     "config.json",

@@ -14,6 +14,7 @@ from kelron_lib.config import RunConfig, config_hash, to_dict
 from kelron_lib.data import fingerprint
 from kelron_lib.dataset import copy_dataset, has_dataset, save_dataset
 from kelron_lib.errors import KelronError, RunFailed
+from kelron_lib.events import RunEvents
 from kelron_lib.lease import LostLease, Writer
 from kelron_lib.manifest import Manifest, is_checkpoint_file
 from kelron_lib.model import library_versions
@@ -40,14 +41,16 @@ class Keeper:
         *,
         data: Path,
         data_fingerprint: str,
-        work: Path,
+        out: Path,
         world_size: int,
         say: Callable[[str], None],
     ) -> None:
+        """out: the run's folder, with the work folder in it."""
         self.store, self.config, self.data, self.data_fingerprint = store, config, data, data_fingerprint
         self.world_size, self.say = world_size, say
         self.changes: list[dict[str, Any]] = []  # of the config since the run began; each checkpoint records them
-        self.dataset_copy, self.staging = work / "dataset", work / "staged"
+        self.dataset_copy, self.staging = out / "work" / "dataset", out / "work" / "staged"
+        self.events = RunEvents(out, say, tensorboard=config.session.tensorboard)
         self._writer = Writer.of(store)
         self._uploader: Uploader[Prepared] | None = None
         self._one_at_a_time = threading.Lock()
@@ -103,6 +106,7 @@ class Keeper:
             used = sum(entry.size for entry in self.store.list())
             line += f" of the {size_words(used)} there"
         self.say(line)
+        self.events.add("backup", step=kept.step, bytes=kept.size, place=self.store.describe())
 
     def keep_dataset(self) -> None:
         """Send the dataset if the store does not have it; the thread that sends may be at it as well."""
@@ -165,9 +169,13 @@ class Keeper:
             self._uploader.close()
             self._uploader.join(SETTLE_SECONDS)
 
-    def close(self) -> None:
-        """Settle and give the lease back. What cannot be given back is told: the next session waits it out."""
+    def close(self, status: Any = None) -> None:
+        """Settle and give the lease back. What cannot be given back is told: the next session waits it out.
+
+        status: how the session ended, a `session.Status`, for its events.
+        """
         self.settle()
+        self.events.end(status)
         try:
             self._writer.release()
         except KelronError as error:

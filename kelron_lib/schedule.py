@@ -29,6 +29,8 @@ class Schedule:
     """Supervised tokens of each step: what its summed loss is divided by."""
     samples: list[int]
     """Samples of each step."""
+    lengths: list[int]
+    """Tokens of each step, labelled or not, without padding."""
 
     @property
     def steps(self) -> int:
@@ -85,6 +87,7 @@ def plan_run(
         passes_per_step=passes_per_step,
         tokens=[sum(supervised[sample] for sample in step) for step in members],
         samples=[len(step) for step in members],
+        lengths=[sum(lengths[sample] for sample in step) for step in members],
     )
 
 

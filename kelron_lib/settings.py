@@ -196,6 +196,8 @@ class SessionSettings:
     """Time kept free at the end for the last checkpoint."""
     progress_seconds: float = 5.0
     """Time between two progress lines."""
+    tensorboard: bool = False
+    """Whether the events of training go to TensorBoard's files in RUN/tensorboard, too (needs `tensorboard`)."""
     processes: int = 0
     """Training processes on this machine; 0: one for each GPU as far as train.passes_per_step divides, else one."""
 

@@ -76,6 +76,7 @@ class _Session:
         self.work = out / "work"
         self.earlier, self.traces = EarlierStatus(out), Traces(config, out)
         self.refused = False
+        self.ended: Status | None = None
         self.opened: Store | None = None
         self.keeper: Keeper | None = None
         self.first_step = self.total_steps = 0
@@ -163,7 +164,7 @@ class _Session:
             self.config,
             data=self.data,
             data_fingerprint=self.data_fingerprint,
-            work=self.work,
+            out=self.out,
             world_size=self.world.size,
             say=self.say,
         )
@@ -198,17 +199,17 @@ class _Session:
             return self._finish(checkpoint, why, early=True)
         convergence = callbacks.ConvergenceCallback(self.config, self.world)
         budget = callbacks.BudgetCallback(self.clock, session.reserve_seconds, self.world, self.keeper)
-        words = self.keeper.words if self.keeper is not None else str
         trainer.add_callback(budget)
-        trainer.add_callback(
-            callbacks.ProgressCallback(self.clock, trainer.schedule.samples, self.say, session.progress_seconds, words)
-        )
+        trainer.add_callback(callbacks.progress(self.clock, trainer.schedule, self.say, session, self.keeper))
         trainer.add_callback(callbacks.GuardCallback())
         trainer.add_callback(convergence)
         trainer.add_callback(callbacks.StoreCallback(self._keep, budget, self.world, self.keeper))
         how = f"resuming after step {self.first_step}" if checkpoint else "starting at step 0"
-        self.say(f"{how}; the session ends in {duration(self.clock.left())}")
+        left = self.clock.left()
+        self.say(f"{how}; the session ends in {duration(left)}")
         self.began_training = True
+        if self.keeper is not None:
+            self.keeper.events.begin(self.first_step, self.total_steps, left)
         if self.world.local_rank == 0:
             keep_from_demos(self.out, self.say)
         if self.world.size > 1 and self.world.first:
@@ -260,12 +261,13 @@ class _Session:
     def close(self) -> None:
         """Give back the right to write to the store; where the session was refused, all that it made."""
         if self.keeper is not None:
-            self.keeper.close()
+            self.keeper.close(self.ended)
         if self.refused:
             self.traces.remove()
 
     def conclude(self, status: Status) -> None:
         """Write down how the session ended, once on each machine, and say it."""
+        self.ended = status
         if self.world.local_rank == 0:
             write_status(self.out, status)
         if self.world.first:
@@ -320,7 +322,7 @@ class _Session:
             own = self.began_training or not self.start.fresh  # else it may be what a fresh start had yet to set aside
             told = interrupted(error, step, self.total_steps, self._place(), resumes=own)
         words = str(told).strip() or type(told).__name__
-        status = self.status("failed", words.splitlines()[0], step)
+        status = self.ended = self.status("failed", words.splitlines()[0], step)
         try:
             write_status(self.out, status)
             if self.began_training and self.world.first:
@@ -387,14 +389,10 @@ def train(
 def train_in_process(job: Path, world: World) -> None:
     """One process's part of the session that a job file describes."""
     task = Job.read(job)
-    say: Say = print if world.first else _say_nothing
+    say: Say = print if world.first else (lambda line: None)  # process 0 speaks for all
     clock = SessionClock.from_environment(task.budget)
     session = _Session(task.config, task.data, task.out, clock, say, task.start, world)
     try:
         session.conclude(session.run())
     finally:
         session.close()
-
-
-def _say_nothing(line: str) -> None:
-    """Process 0 speaks for all."""

@@ -35,7 +35,7 @@ def test_the_lines_of_a_real_session_are_understood(small_config, small_data, tm
 
 def test_a_progress_line_is_found_after_a_prefix_and_before_the_first_step():
     callback = ProgressCallback(SessionClock(60.0), [1] * 9, print, 1.0)
-    line = callback.line(SimpleNamespace(global_step=0, max_steps=9), 1.0)
+    line = callback.line(SimpleNamespace(global_step=0, max_steps=9), 1.0, 59.0)
     assert read_log(["loading", f"[process 0] {line}"]) == Told(f"[process 0] {line}", line, 0, 9, 0)
     assert read_log(["step 3 of many | 4", "", "last\n"]) == Told(last="last")
 

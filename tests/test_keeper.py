@@ -57,7 +57,7 @@ def keeper(store, small_config, small_data, tmp_path):
         small_config,
         data=small_data,
         data_fingerprint=fingerprint(small_data),
-        work=tmp_path / "work",
+        out=tmp_path,
         world_size=1,
         say=lambda line: None,
     )

@@ -175,7 +175,7 @@ def test_training_stops_at_the_next_step_after_the_lease_was_lost(small_config, 
         small_config,
         data=small_data,
         data_fingerprint="d" * 64,
-        work=tmp_path / "work",
+        out=tmp_path,
         world_size=1,
         say=lambda line: None,
     )
