@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import json
 import os
 import shutil
+import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator
@@ -110,6 +112,19 @@ class SessionClock:
     def left(self) -> float:
         """Seconds until the budget is spent; negative after it."""
         return self.budget - self.elapsed()
+
+
+def front_end() -> tuple[bool, str]:
+    """Whether somebody can use a widget here, and why (not)."""
+    if is_batch():
+        return False, "this is a batch run"
+    # IPython is never imported here: a process that has no kernel has not loaded it.
+    ipython = sys.modules.get("IPython")
+    if ipython is None or getattr(ipython.get_ipython(), "kernel", None) is None:
+        return False, "this is no notebook kernel"
+    if importlib.util.find_spec("ipywidgets") is None:
+        return False, "ipywidgets is not installed"
+    return True, "this is an interactive notebook"
 
 
 def duration(seconds: float) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +9,7 @@ from kelron_lib.chat.probe import probe_dialogue
 from kelron_lib.config import RunConfig
 from kelron_lib.model import load_tuned, quiet_libraries
 from kelron_lib.persona import Persona, load_persona
-from kelron_lib.runtime import is_batch
-
-
-def front_end() -> tuple[bool, str]:
-    """Whether somebody can use a widget here, and why (not)."""
-    if is_batch():
-        return False, "this is a batch run"
-    # IPython is never imported here: a process that has no kernel has not loaded it.
-    ipython = sys.modules.get("IPython")
-    if ipython is None or getattr(ipython.get_ipython(), "kernel", None) is None:
-        return False, "this is no notebook kernel"
-    if importlib.util.find_spec("ipywidgets") is None:
-        return False, "ipywidgets is not installed"
-    return True, "this is an interactive notebook"
+from kelron_lib.runtime import front_end
 
 
 def show_chat(model: Any, tokenizer: Any, persona: Persona, cfg: RunConfig) -> None:
