@@ -80,6 +80,7 @@ def test_the_picture_says_all_that_a_glance_wants():
 
 def test_before_a_backup_it_says_that_there_is_none():
     assert "none yet" in shown(BEGIN, step(10))
+    assert "Last backup" not in shown(BEGIN)
     assert "Getting ready" in shown()
 
 

@@ -22,11 +22,11 @@ body[data-jp-theme-light="false"] .kelron-view, .theme-dark .kelron-view { --kv-
 .kelron-view .kv-bar { height: 10px; border-radius: 5px; background: var(--kv-line); overflow: hidden;
   margin: 8px 0 12px; }
 .kelron-view .kv-bar > div { height: 100%; background: var(--kv-valid); }
-.kelron-view dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(136px, 1fr)); gap: 10px 18px;
+.kelron-view .kv-tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(136px, 1fr)); gap: 10px 18px;
   margin: 0; }
-.kelron-view dt { color: var(--kv-soft); font-size: 12px; font-weight: 400; }
-.kelron-view dd { margin: 0; font-size: 18px; font-variant-numeric: tabular-nums; }
-.kelron-view dd small { display: block; font-size: 12px; color: var(--kv-soft); }
+.kelron-view .kv-name { color: var(--kv-soft); font-size: 12px; font-weight: 400; }
+.kelron-view .kv-value { margin: 0; font-size: 18px; font-variant-numeric: tabular-nums; }
+.kelron-view .kv-value small { display: block; font-size: 12px; color: var(--kv-soft); }
 .kelron-view .kv-short { color: var(--kv-bad); font-weight: 600; }
 .kelron-view .kv-chart { display: grid; grid-template-columns: auto 1fr; gap: 4px 8px; margin-top: 14px;
   font-size: 12px; color: var(--kv-soft); }
@@ -53,7 +53,8 @@ def picture(progress: Progress, *, now: float, budget: float, lines: Sequence[st
     """The whole block. now: seconds since the epoch; budget: seconds that a session has; lines: what was said."""
     said = "\n".join(lines[-LINES_SHOWN:])
     log = f"<details><summary>What it said</summary><pre>{html.escape(said)}</pre></details>" if lines else ""
-    body = f"{_head(progress)}{_bar(progress)}<dl>{_tiles(progress, now, budget)}</dl>{_chart(progress)}{log}"
+    tiles = f'<div class="kv-tiles">{_tiles(progress, now, budget)}</div>'
+    body = f"{_head(progress)}{_bar(progress)}{tiles}{_chart(progress)}{log}"
     return f'{STYLE}<div class="kelron-view" role="group" aria-label="Training">{body}</div>'
 
 
@@ -83,14 +84,16 @@ def _bar(progress: Progress) -> str:
 
 def _tile(name: str, value: str, small: str = "", css: str = "") -> str:
     small = f"<small{f' class={css}' if css else ''}>{small}</small>" if small else ""
-    return f"<div><dt>{name}</dt><dd>{value}{small}</dd></div>"
+    return f'<div><div class="kv-name">{name}</div><div class="kv-value">{value}{small}</div></div>'
 
 
 def _tiles(progress: Progress, now: float, budget: float) -> str:
     tiles = [*_loss_tiles(progress), *_speed_tiles(progress)]
     if progress.ended is None:
         tiles += _clocks(progress, now, budget)
-    tiles += [_backup_tile(progress, now), *_memory_tiles(progress)]
+    if progress.backup is not None or progress.losses:
+        tiles.append(_backup_tile(progress, now))
+    tiles += _memory_tiles(progress)
     return "".join(tiles)
 
 
@@ -130,7 +133,7 @@ def _backup_tile(progress: Progress, now: float) -> str:
     told = progress.backup
     if told is None:
         return _tile("Last backup", "none yet", "what was learned so far would be lost", "kv-short")
-    small = f"{age_words(max(0.0, now - told['time']))}, verified, {size_words(told['bytes'])}"
+    small = f"{age_words(max(0.0, now - told['time']))} ago, verified, {size_words(told['bytes'])}"
     return _tile("Last backup", f"step {told['step']:,}", html.escape(small))
 
 
