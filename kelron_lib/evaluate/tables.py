@@ -67,7 +67,7 @@ def interval(value: Mapping[str, Any], digits: int = 1) -> str:
 
 def short_p(p: float | None) -> str:
     """McNemar's p as `0.034` or `<.001`; a dash for None."""
-    return "–" if p is None else "<.001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 1 else "1"
+    return "–" if p is None else "<.001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 0.9995 else "1"
 
 
 # --- The rows of both tables ------------------------------------------------------------------------------

@@ -70,7 +70,8 @@ def faults(record: Record) -> int:
     """How gravely an answer is at fault, 0 for not at all: its flags, then a missing end or name."""
     gravity = 4 * sum(record["flags"][flag] for flag in _BAD) + 2 * (not record["stopped"])
     gravity += 3 * bool(record.get("claims_other"))
-    gravity += sum(bool(turn.get("claims_other")) for turn in record.get("earlier") or ())
+    for turn in record.get("earlier") or ():
+        gravity += bool(turn.get("claims_other")) or any(turn["flags"][flag] for flag in _BAD)
     return gravity + (record["kind"] == "identity" and not record["flags"]["asserts_persona"])
 
 

@@ -65,7 +65,7 @@ def p_value(p: float | None) -> str:
     """`p = 0.034`, or `p < 0.001`; empty for None."""
     if p is None:
         return ""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.9995 else "p = 1"
 
 
 def points(change: float) -> str:

@@ -36,7 +36,7 @@ svg g.tuned { color: var(--tuned); }
 .metrics td { padding-bottom: 0.5rem; }
 .then { color: var(--base); } .now { color: var(--tuned); }
 
-.slices td, .slices th.n { width: auto; min-width: 5.25rem; } .slices th small { white-space: nowrap; }
+.slices td, .slices th.n { width: auto; min-width: 5.25rem; } .slices th.n { white-space: normal; }
 .slices tbody th { position: sticky; left: 0; background: var(--paper); }
 .slices td.miss::before { content: "◆ "; font-size: 0.7em; vertical-align: 0.15em; }
 
@@ -56,8 +56,8 @@ svg g.tuned { color: var(--tuned); }
 .heat > input:nth-of-type(3):checked ~ .p2 { display: block; }
 .maps { display: flex; gap: 1.25rem; align-items: flex-end; }
 .maps table { border-collapse: separate; border-spacing: 2px; margin-top: 0.75rem; }
-.maps table { flex: 1 1 0; table-layout: fixed; } .maps table:first-child { flex-basis: 8.75rem; }
-.maps thead td { width: 8.75rem; }
+.maps table { flex: 1 1 0; table-layout: fixed; } .maps table:first-child { flex-basis: 9.6rem; }
+.maps thead td { width: 9.6rem; }
 .maps caption { text-align: right; font-weight: 600; font-size: 0.875rem; padding-bottom: 0.25rem; }
 .maps thead th { font-size: 0.75rem; line-height: 1.2; padding: 0 0 0.35rem; text-align: center;
   border: 0; height: 2.4rem; }
@@ -105,7 +105,8 @@ mark.broken_chars { background: var(--violet-wash); color: var(--violet); }
 .finding { margin-top: 1.25rem; padding: 1rem 1.25rem 1.1rem; border: 1px solid var(--line); border-radius: 0.75rem; }
 .finding h3 { font-size: 1rem; color: var(--wrong); } .finding > p { margin-top: 0.25rem; }
 .where-fails { display: flex; flex-wrap: wrap; gap: 0.35rem 0.5rem; list-style: none; margin: 0.75rem 0 0; padding: 0;
-  font-size: 0.8125rem; } .where-fails li { padding: 0.1rem 0.6rem; border: 1px solid var(--line);
+  font-size: 0.8125rem; } .where-fails .soft { white-space: nowrap; }
+.where-fails li { padding: 0.1rem 0.6rem; border: 1px solid var(--line);
   border-radius: 1rem; background: var(--card); }
 .finding details { border-top: 0; padding-top: 0; margin-top: 0.75rem; }
 details > div > p { margin-top: 0.75rem; max-width: 44rem; } td { overflow-wrap: anywhere; }
@@ -127,7 +128,7 @@ details > div > p { margin-top: 0.75rem; max-width: 44rem; } td { overflow-wrap:
   .maps { gap: 0.6rem; } .maps table { border-spacing: 1px; margin-top: 0.35rem; } .maps thead th { font-size: 6.5pt; }
   .maps tbody th { font-size: 7.5pt; padding-right: 0.4rem; } .maps tbody td { height: 1.75rem; padding: 0.1rem; }
   .maps td b { font-size: 8pt; } .maps td small { font-size: 6pt; }
-  .maps table:first-child { flex-basis: 6.6rem; } .maps table:first-child thead td { width: 6.6rem; }
+  .maps table:first-child { flex-basis: 7.2rem; } .maps table:first-child thead td { width: 7.2rem; }
   .maps .h0, .maps .h1, .maps .h2, .swatch { border: 0.5px solid var(--line); }
 }
 """
