@@ -21,7 +21,7 @@ from kelron_lib.evaluate.report.parts import (
     section,
     slice_name,
 )
-from kelron_lib.evaluate.report.verdict import failing, targets_of
+from kelron_lib.evaluate.report.verdict import misses, targets_of
 from kelron_lib.evaluate.tables import interval
 from kelron_lib.page import percent
 
@@ -104,11 +104,6 @@ def metrics_section(board: Board) -> str:
 
 
 # --- By slice ---------------------------------------------------------------------------------------------
-def _failing_slices(board: Board) -> set[tuple[str, str]]:
-    """(metric, slice) of the slices that the policy's checks name as failing."""
-    return {(check["metric"], failing_slice(entry)[0]) for check in failing(board) for entry in check["failing"]}
-
-
 def failing_slice(entry: Mapping[str, Any]) -> tuple[str, str]:
     """A failing slice of the gate as (its name, its value in words)."""
     n = f" of {entry['n']:,}" if entry.get("n") else ""
@@ -127,7 +122,6 @@ def languages_section(board: Board) -> str:
     groups += [("by_system", name) for name in in_order(tuned.get("by_system") or {}, SYSTEMS)]
     if not groups:
         return ""
-    missed = _failing_slices(board)
     heads = "".join(
         f'<th scope="col" class="n">{language_tag(name) if key == "by_language" else page.text(slice_name(name))}</th>'
         for key, name in groups
@@ -140,13 +134,13 @@ def languages_section(board: Board) -> str:
             _cell(
                 measured(tuned[key][name], metric_name),
                 measured((base.get(key) or {}).get(name, {}), metric_name) if base else None,
-                (metric_name, name) in missed,
+                misses(board, metric_name, measured(tuned[key][name], metric_name)["value"]),
             )
             for key, name in groups
         )
         rows.append(f'<tr><th scope="row">{metric.label}</th>{cells}</tr>')
     table = f'<table class="slices"><thead><tr><td></td>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     lead = "The tuned model" + (", the base below it" if base else "") + "."
-    if missed:
-        lead += " Where a slice alone falls short of the policy, its figure is set in bold with a mark."
+    if any(targets_of(board, name) for name in METRICS):
+        lead += " A slice that alone would miss the policy's target for the whole is in bold, with a mark."
     return section("slices", "By language and system prompt", lead, scrolling("Metrics by slice", table))

@@ -109,9 +109,22 @@ def _tile(language: str, base: Value | None, tuned: Value, targets: Sequence[flo
 
 
 def targets_of(board: Board, metric: str) -> list[float]:
-    """The bounds that the policy sets the tuned model's figure, as shares; not those for its distance to the base."""
+    """The bounds that the policy sets a metric, as shares.
+
+    Not those for the base or the distance to it, nor for a part of the answers, which their text has in brackets: they
+    are of other figures than the scoreboard's.
+    """
     checks = (check for check in (board.get("gate") or {}).get("checks", ()) if check["metric"] == metric)
-    return sorted({float(check["bound"]) for check in checks if "the base" not in split_text(check)[0]})
+    asked = ((split_text(check)[0], float(check["bound"])) for check in checks)
+    return sorted({bound for text, bound in asked if "the base" not in text and "(" not in text})
+
+
+def misses(board: Board, metric: str, value: float | None) -> bool:
+    """Whether a slice's share is on the wrong side of a bound that the policy sets the whole."""
+    targets = targets_of(board, metric)
+    if value is None or not targets:
+        return False
+    return value < targets[-1] if METRICS[metric].higher_is_better else value > targets[0]
 
 
 def head(board: Board) -> str:
