@@ -59,6 +59,7 @@ def test_the_markdown_table_has_verdict_failing_checks_and_every_column():
         ("<img src=x> & so", "&#60;img src=x&#62; &#38; so"),
         ("- item", "\\- item"),
         ("1. item", "1\\. item"),
+        ("1.5 %", "1.5 %"),
         ("https://a.b", "https&#58;//a.b"),
     ],
 )

@@ -17,7 +17,7 @@ COLUMNS = 80
 """A terminal's width, which no line of the table exceeds."""
 NOT_MEASURED: Mapping[str, Any] = {"value": None, "n": 0, "low": None, "high": None}
 UNKNOWN_ORIGIN = "The adapter does not say what it was trained on: whether these questions are new to it is unknown."
-_MARKUP = regex.compile(r"[\\`*_\[\]|~$]|^[-+#]|(?<=^\d+)[.)]")
+_MARKUP = regex.compile(r"[\\`*_\[\]|~$]|^[-+#]|(?<=^\d+)[.)](?=\s|$)")
 _TAGS = regex.compile(r"[<>&]|:(?=//)")
 
 
@@ -140,18 +140,18 @@ def _remarks(board: Board) -> list[str]:
     return [line for line in lines if line]
 
 
-def verdict_line(gate: Mapping[str, Any]) -> str:
-    """Whether the policy is passed, and which checks fail, in a sentence."""
+def verdict_line(gate: Mapping[str, Any], *, named: bool = True) -> str:
+    """Whether the policy is passed, and which checks fail (by name, where `named`), in a sentence."""
     checks = gate["checks"]
     missed = [check for check in checks if not check["met"]]
     if gate["passed"]:
         return f"Passes the policy {gate['policy']}: {len(checks)} of {len(checks)} checks are met."
     if not checks:
         return f"Does not pass the policy {gate['policy']}: nothing that it asks for was measured."
-    names = dict.fromkeys(str(check["text"]).partition(":")[0] for check in missed)
+    names = ", ".join(dict.fromkeys(str(check["text"]).partition(":")[0] for check in missed))
     return (
         f"Does not pass the policy {gate['policy']}: {len(checks) - len(missed)} of {len(checks)} checks are met, "
-        f"{len(missed)} {'is' if len(missed) == 1 else 'are'} not ({', '.join(names)})."
+        f"{len(missed)} {'is' if len(missed) == 1 else 'are'} not{f' ({names})' if named else ''}."
     )
 
 
@@ -182,7 +182,7 @@ def markdown_table(board: Board) -> str:
     """
     blocks = []
     if gate := board.get("gate"):
-        blocks.append(f"**{markdown_text(verdict_line(gate))}**")
+        blocks.append(f"**{markdown_text(verdict_line(gate, named=False))}**")
         if missed := [check["text"] for check in gate["checks"] if not check["met"]]:
             blocks.append("\n".join(f"- {markdown_text(text)}" for text in missed))
     head, *rows = _rows(board)

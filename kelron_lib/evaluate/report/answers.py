@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, groupby
 from typing import Any
 
 from kelron_lib import page
@@ -20,6 +20,8 @@ WORST = 12
 """Tuned answers with a fault that are shown."""
 ALIKE = 2
 """Of the worst, so many of one language with the same fault come before others have been shown."""
+MOST_NAMED = 10
+"""Slices, and answers, that are shown of a metric that fails."""
 _BAD = ("contradiction", "rival_named", "over_identity", "loop", "wrong_script", "broken_chars")
 
 Pair = tuple[Record | None, Record]
@@ -112,18 +114,31 @@ def _example(example: Mapping[str, Any], records: Mapping[tuple[str, str], Recor
     return card(known or {"kind": "unrelated", "system": "", **example}, persona)
 
 
-def _failing_check(check: Mapping[str, Any], records: Mapping[tuple[str, str], Record], persona: str) -> str:
-    asked, found = split_text(check)
+def _distinct(groups: Iterable[Sequence[Any]], key: Callable[[Any], object]) -> list[Any]:
+    """The entries of several lists in turn, at most MOST_NAMED, none twice by its `key`."""
+    found: dict[object, Any] = {}
+    for entry in chain.from_iterable(groups):
+        found.setdefault(key(entry), entry)
+    return list(found.values())[:MOST_NAMED]
+
+
+def _failing_metric(
+    checks: Sequence[Mapping[str, Any]], records: Mapping[tuple[str, str], Record], persona: str
+) -> str:
+    """The failing checks of one metric, which share their slices and answers as a rule."""
+    heads = []
+    for asked, found in map(split_text, checks):
+        told = f'<p class="soft">Found {page.text(found)}</p>' if found else ""
+        heads.append(f"<h3>{page.text(asked)}</h3>{told}")
     slices = "".join(
         f'<li><span>{page.text(slice_name(name))}</span> <span class="soft">{page.text(value)}</span></li>'
-        for name, value in map(failing_slice, check["failing"])
+        for name, value in map(failing_slice, _distinct((c["failing"] for c in checks), lambda entry: entry["slice"]))
     )
-    told = f'<p class="soft">Found {page.text(found)}</p>' if found else ""
     where = f'<ul class="where-fails" aria-label="Slices that fail, worst first">{slices}</ul>' if slices else ""
-    examples = "".join(_example(example, records, persona) for example in check["examples"])
-    number = len(check["examples"])
-    shown = folded(f"{count_word(number)} answer{'s' if number != 1 else ''}".capitalize(), examples) if number else ""
-    return f'<div class="finding missed"><h3>{page.text(asked)}</h3>{told}{where}{shown}</div>'
+    chosen = _distinct((c["examples"] for c in checks), lambda entry: (entry["model"], entry["id"]))
+    examples = "".join(_example(example, records, persona) for example in chosen)
+    name = f"{count_word(len(chosen))} answer{'s' if len(chosen) != 1 else ''}".capitalize()
+    return f'<div class="finding missed">{"".join(heads)}{where}{folded(name, examples) if chosen else ""}</div>'
 
 
 def failing_section(board: Board, answers: Sequence[Record]) -> str:
@@ -132,6 +147,9 @@ def failing_section(board: Board, answers: Sequence[Record]) -> str:
     if not missed:
         return ""
     records = {(str(record["model"]), str(record["id"])): record for record in answers}
-    body = "".join(_failing_check(check, records, board["meta"]["persona"]) for check in missed)
+    by_metric: dict[str, list[Mapping[str, Any]]] = {}
+    for check in missed:
+        by_metric.setdefault(check["metric"], []).append(check)
+    body = "".join(_failing_metric(checks, records, board["meta"]["persona"]) for checks in by_metric.values())
     lead = "Each check of the policy that is not met: the slices that fail it, worst first, and answers that do."
     return section("failing", "What fails the policy", lead, body)

@@ -104,6 +104,7 @@ mark.broken_chars { background: var(--violet-wash); color: var(--violet); }
 
 .finding { margin-top: 1.25rem; padding: 1rem 1.25rem 1.1rem; border: 1px solid var(--line); border-radius: 0.75rem; }
 .finding h3 { font-size: 1rem; color: var(--wrong); } .finding > p { margin-top: 0.25rem; }
+.finding > p + h3 { margin-top: 0.75rem; }
 .where-fails { display: flex; flex-wrap: wrap; gap: 0.35rem 0.5rem; list-style: none; margin: 0.75rem 0 0; padding: 0;
   font-size: 0.8125rem; } .where-fails .soft { white-space: nowrap; }
 .where-fails li { padding: 0.1rem 0.6rem; border: 1px solid var(--line);

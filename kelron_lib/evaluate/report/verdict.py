@@ -47,8 +47,7 @@ def headline(board: Board) -> str:
 
 def check_name(check: Check) -> str:
     """What a check is about."""
-    metric = METRICS.get(check["metric"])
-    return metric.label if metric else str(check["metric"]).replace("_", " ").capitalize()
+    return str(check["text"]).partition(":")[0]
 
 
 def failing(board: Board) -> list[Check]:
