@@ -270,7 +270,8 @@ def test_a_bar_shows_value_intervals_and_targets():
     value = {"value": 0.02, "n": 200, "low": 0.01, "high": 0.04, "cluster_low": 0.0, "cluster_high": 0.05}
     assert axis_for([value], [0.01], higher=False) == (0.0, 0.05)
     assert axis_for([value], [0.1], higher=False) == (0.0, 0.2)
-    assert axis_for([{**value, "value": 0.97, "low": 0.9, "high": 1.0}], [0.98], higher=True) == (0.8, 1.0)
+    assert axis_for([{**value, "cluster_high": 0.06}], [], higher=False) == (0.0, 0.2)
+    assert axis_for([{"value": 0.97, "low": 0.9, "high": 1.0}], [0.98], higher=True) == (0.8, 1.0)
     assert axis_for([value, {**value, "high": 0.9}], [], higher=False) == (0.0, 1.0)
     bar = interval_bar(value, "tuned", (0.0, 0.05), [0.01])
     assert 'x="20.00%" y="4.5" width="60.00%"' in bar

@@ -32,8 +32,9 @@ _ENDS = {False: ((0.0, 0.05), (0.0, 0.2)), True: ((0.95, 1.0), (0.8, 1.0))}
 
 
 def axis_for(values: Sequence[Mapping[str, Any]], bounds: Sequence[float], *, higher: bool) -> Axis:
-    """The shortest axis that holds the intervals of `values` and every target; 0 to 100 % where none does."""
-    shown = [value[key] for value in values if value["value"] is not None for key in ("low", "high")]
+    """The shortest axis that holds both intervals of `values` and every target; 0 to 100 % where none does."""
+    ends = ("low", "high", "cluster_low", "cluster_high")
+    shown = [value[key] for value in values for key in ends if value.get(key) is not None]
     for low, high in _ENDS[higher] if shown else ():
         if all(low <= place <= high for place in (*shown, *bounds)):
             return low, high

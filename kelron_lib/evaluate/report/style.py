@@ -17,6 +17,8 @@ section { scroll-margin-top: 1rem; } section p + p, table + p, details + p, sect
 section > p { max-width: 44rem; } code { font: 0.8125em/1.5 var(--mono); overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
 
+.checks li { grid-template-columns: 5.25rem minmax(12rem, 1fr) fit-content(50%); }
+
 .verdict { display: flex; flex-wrap: wrap; gap: 0.1rem 1rem; align-items: baseline; margin-top: 1.5rem;
   padding: 0.85rem 1.25rem; border: 1px solid var(--line); border-left: 0.3rem solid var(--soft);
   border-radius: 0.5rem; background: var(--card); }
@@ -115,6 +117,7 @@ details > div > p { margin-top: 0.75rem; max-width: 44rem; } td { overflow-wrap:
 @media screen and (max-width: 60rem) { .maps { flex-direction: column; align-items: stretch; gap: 1rem; }
   .maps caption { text-align: left; } }
 @media (max-width: 44rem) {
+  .checks li { grid-template-columns: 4.75rem 1fr; }
   .switch { display: flex; } .switch label { flex: 1; padding: 0.4rem 0.25rem; text-align: center; }
   .maps tbody th { white-space: normal; padding-right: 0.35rem; line-height: 1.2; } .maps thead td { width: 6.25rem; }
   .where code { margin-left: 0; width: 100%; }
