@@ -143,7 +143,8 @@ pre { margin: 1rem 0 0; padding: 1rem 1.25rem; border: 1px solid var(--line); bo
 @media print {
   :root { color-scheme: light; --paper: #fff; --card: #fff; --ink: #000; --soft: #444; --faint: #666;
   --line: #ccc; --track: #eee;
-    --base: #8a5d1f; --tuned: #0b6b68; --tuned-wash: #e3f0ee; --wrong: #b3264a; --wrong-wash: #fbe4e9; }
+    --base: #8a5d1f; --tuned: #0b6b68; --tuned-wash: #e3f0ee; --wrong: #b3264a; --wrong-wash: #fbe4e9;
+    --amber-wash: #f8ecd6; --amber: #7d5410; }
   body { font-size: 10pt; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   main { max-width: none; padding: 0; } section { margin-top: 2rem; }
   details { display: block; } details::details-content { content-visibility: visible; display: block; height: auto; }

@@ -1,6 +1,7 @@
 """The report: one HTML file that stands alone, from the verdict in words down to the config.
 
-Nothing in it is fetched (a content security policy forbids it) and nothing in it runs.
+Nothing in it is fetched (a content security policy forbids it) and nothing in it runs. It has no links either, not even
+to its own parts: within a notebook's frame such a link would open the notebook once more.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ from typing import Any
 
 from kelron_lib import page
 from kelron_lib.errors import KelronError
-from kelron_lib.evaluate.report.answers import choose_examples, examples_section, failing_section, worst_answers
-from kelron_lib.evaluate.report.answers import worst_section as _worst
+from kelron_lib.evaluate.report.answers import (
+    choose_examples,
+    examples_section,
+    failing_section,
+    worst_answers,
+    worst_section,
+)
 from kelron_lib.evaluate.report.background import data_section, fine_print, forgetting_section, training_section
 from kelron_lib.evaluate.report.earlier import Earlier, earlier_section, load_earlier
 from kelron_lib.evaluate.report.heat import heat_section
 from kelron_lib.evaluate.report.numbers import languages_section, metrics_section
-from kelron_lib.evaluate.report.parts import Board, Record, contents
+from kelron_lib.evaluate.report.parts import Board, Record
 from kelron_lib.evaluate.report.style import STYLE
 from kelron_lib.evaluate.report.verdict import checks_section, head, headline
 from kelron_lib.files import write_whole
@@ -48,23 +54,21 @@ def render_report(
     """The report as HTML; see `write_report`."""
     persona = scoreboard["meta"]["persona"]
     parts = (
-        ("Policy", checks_section(scoreboard)),
-        ("Figures", metrics_section(scoreboard)),
-        ("Map", heat_section(answers)),
-        ("Slices", languages_section(scoreboard)),
-        ("Examples", examples_section(answers, persona)),
-        ("Worst answers", _worst(answers, persona)),
-        ("Failing checks", failing_section(scoreboard, answers)),
-        ("Forgetting", forgetting_section(scoreboard)),
-        ("Training", training_section(losses, sessions)),
-        ("Data", data_section(quality)),
-        ("Earlier run", earlier_section(earlier, scoreboard, answers, config) if earlier else ""),
-        ("Fine print", fine_print(scoreboard, config)),
+        head(scoreboard),
+        checks_section(scoreboard),
+        metrics_section(scoreboard),
+        heat_section(answers),
+        languages_section(scoreboard),
+        examples_section(answers, persona),
+        worst_section(answers, persona),
+        failing_section(scoreboard, answers),
+        forgetting_section(scoreboard),
+        training_section(losses, sessions),
+        data_section(quality),
+        earlier_section(earlier, scoreboard, answers, config) if earlier else "",
+        fine_print(scoreboard, config),
     )
-    made = [(name, part) for name, part in parts if part]
-    links = contents([(part.split('"', 2)[1], name) for name, part in made])
-    body = head(scoreboard) + links + "".join(part for _, part in made)
-    return page.document(f"{persona}: {headline(scoreboard)}", body, STYLE)
+    return page.document(f"{persona}: {headline(scoreboard)}", "".join(parts), STYLE)
 
 
 def write_report(

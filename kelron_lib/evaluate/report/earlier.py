@@ -12,6 +12,7 @@ from typing import Any
 from kelron_lib import page
 from kelron_lib.config import flat
 from kelron_lib.errors import KelronError
+from kelron_lib.evaluate.detectors import FLAGS
 from kelron_lib.evaluate.metrics import METRICS, Metric
 from kelron_lib.evaluate.report.drawing import axis_for
 from kelron_lib.evaluate.report.numbers import axis_line, flip_note, lane
@@ -53,7 +54,7 @@ def _answers(path: Path) -> tuple[Record, ...]:
             record = json.loads(line)
             if record["model"] == "tuned":
                 _ = record["id"], record["kind"], record["language"], record["prompt"], record["answer"]
-                _ = record["stopped"], record["flags"]["asserts_persona"]
+                _ = record["stopped"], [record["flags"][flag] for flag in FLAGS]
                 records.append(record)
         except (ValueError, KeyError, TypeError) as error:
             raise KelronError(f"{path}, line {number}: not an answer of an evaluation ({error!r})") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kelron_lib import page
@@ -94,9 +94,3 @@ def folded(summary: str, body: str, *, opened: bool = False) -> str:
     """A part that opens on a click, and in print. `summary`: plain text; `body`: ready HTML."""
     state = " open" if opened else ""
     return f"<details{state}><summary>{page.text(summary)}</summary><div>{body}</div></details>"
-
-
-def contents(anchors: Sequence[tuple[str, str]]) -> str:
-    """The report's parts as links within it."""
-    links = "".join(f'<a href="#{anchor}">{page.text(name)}</a>' for anchor, name in anchors)
-    return f'<nav aria-label="Contents">{links}</nav>'

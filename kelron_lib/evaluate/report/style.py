@@ -10,10 +10,8 @@ STYLE = """
 @media screen and (prefers-color-scheme: dark) { :root { --h0: #23272c; --h1: #3c302b; --h2: #5e3f31; --h3: #9a5c3d;
   --h4: #dd9166; --h5: #ffd7bd; --deep: #1a0d07; --on3: #ffffff; --violet: #c7b2f2; --violet-wash: #322849; } }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
-nav { display: flex; flex-wrap: wrap; gap: 0.25rem 1.25rem; margin-top: 1.5rem; font-size: 0.8125rem; }
-nav a { color: var(--soft); text-underline-offset: 0.2em; padding: 0.2rem 0; } nav a:hover { color: var(--ink); }
-a:focus-visible, .scroll:focus-visible { outline: 2px solid var(--tuned); outline-offset: 3px; border-radius: 2px; }
-section { scroll-margin-top: 1rem; } section p + p, table + p, details + p, section > h3 { margin-top: 1.25rem; }
+.scroll:focus-visible { outline: 2px solid var(--tuned); outline-offset: 3px; border-radius: 2px; }
+section p + p, table + p, details + p, section > h3 { margin-top: 1.25rem; }
 section > p { max-width: 44rem; } code { font: 0.8125em/1.5 var(--mono); overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
 
@@ -125,7 +123,7 @@ details > div > p { margin-top: 0.75rem; max-width: 44rem; } td { overflow-wrap:
   .lane.axis { grid-template-columns: 2.75rem 1fr 3.75rem 6.5rem; }
 }
 @media print {
-  nav, .switch, .heat > input { display: none; } a { color: inherit; text-decoration: none; }
+  .switch, .heat > input { display: none; }
   .panel { display: block; break-inside: avoid; } .scroll { overflow: visible; }
   .pair, .finding li, .maps table { break-inside: avoid; }
   .legend, h3, .finding > p, .where-fails, summary { break-after: avoid; }
