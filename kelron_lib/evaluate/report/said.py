@@ -81,8 +81,8 @@ def said(record: Record, persona: str) -> str:
     return f'<div class="said"><h3 class="{model}">{model}</h3>{body}{marks(record, persona)}</div>'
 
 
-def asked(record: Record) -> str:
-    """What was asked, in which language, under which system prompt, by which attack."""
+def asked(record: Record, *, question: bool = True) -> str:
+    """What was asked (where `question`), in which language, under which system prompt, by which attack."""
     kind = system_kind(record)
     facts = [record["kind"], SYSTEMS.get(kind, kind)]
     if attack := record.get("attack"):
@@ -93,9 +93,9 @@ def asked(record: Record) -> str:
         words = f"{text(system[:LONGEST_TURN])}{_rest(system, LONGEST_TURN)}"
         name = '<span class="soft" lang="en">system:</span>'
         told = f'<p class="system small" {lang(record["language"])}>{name} {words}</p>'
-    prompt = "" if turns(record) else record["prompt"]
-    question = f"{text(prompt[:LONGEST])}{_rest(prompt, LONGEST)}"
-    asking = f'<p class="question" {lang(record["language"])}>{question}</p>' if prompt else ""
+    prompt = record["prompt"]
+    words = f"{text(prompt[:LONGEST])}{_rest(prompt, LONGEST)}"
+    asking = f'<p class="question" {lang(record["language"])}>{words}</p>' if question else ""
     return (
         f'<div class="ask"><div class="where">{language_tag(record["language"])}<span>{text(" · ".join(facts))}</span>'
         f"<code>{text(record['id'])}</code></div>{told}{asking}</div>"
@@ -139,6 +139,6 @@ def card(record: Record, persona: str, beside: Record | None = None) -> str:
     A dialogue stands alone: each model had its own.
     """
     if turns(record):
-        return f'<article class="pair">{asked(record)}{dialogue(record, persona)}</article>'
+        return f'<article class="pair">{asked(record, question=False)}{dialogue(record, persona)}</article>'
     both = f'<div class="two">{said(beside, persona)}{said(record, persona)}</div>' if beside else said(record, persona)
     return f'<article class="pair">{asked(record)}{both}</article>'
