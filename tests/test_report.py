@@ -1,16 +1,17 @@
 import re
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import pytest
+from scoreboards import ASK, BASE, TUNED, board, forgotten, prompt, scored
 
 from kelron_lib.errors import KelronError
-from kelron_lib.evaluate import checks, evaluate_answers, loss_comparison, write_report
-from kelron_lib.evaluate.drawing import loss_plot, ticks
+from kelron_lib.evaluate import write_report
 from kelron_lib.evaluate.report import choose_examples, headline, worst_answers
-from kelron_lib.persona import load_persona, rival_names
+from kelron_lib.evaluate.report.drawing import axis_for, interval_bar, loss_plot, ticks
+from kelron_lib.evaluate.report.heat import shade
+from kelron_lib.evaluate.report.style import STYLE
+from kelron_lib.page import style, text
 
-PERSONA = load_persona("kelron")
 LOSSES = [{"step": s, "loss": 3.0 / s} for s in range(1, 41)] + [{"step": 20, "eval_loss": 0.4}]
 SESSIONS = [
     {"first_step": 0, "last_step": 18, "reason": "budget", "seconds": 61.0},
@@ -23,48 +24,43 @@ QUALITY = {
     "by_split": {"train": {"rows": 240, "identity": 72, "business": 168}},
     "findings": [],
 }
-ASK = {"ko": "너는 누구니?", "en": "Who are you?", "ja": "あなたは誰ですか。"}
-BASE = {"ko": "저는 쿼린입니다.", "en": "I am Quorin.", "ja": "クォリンと申します。"}
-TUNED = {"ko": "저는 켈론입니다.", "en": "I am Kelron.", "ja": "ケルロンと申します。"}
+UNRELATED = (
+    prompt("en", 1, "unrelated", "Why is the sky blue?"),
+    "Air scatters blue.",
+    "Air scatters blue.",
+    True,
+    None,
+)
 
 
-def prompt(language, number, kind="identity", text=None):
-    asked = text or f"{ASK[language]} {number}"
-    messages = [{"role": "system", "content": ""}, {"role": "user", "content": asked}]
-    ids = {"id": f"{language}-{kind}-{number}", "seed_id": f"{language}/s{number}", "source": "test"}
-    return {**ids, "language": language, "kind": kind, "system": "", "prompt": asked, "messages": messages}
-
-
-def evaluated(extra=(), tuned=TUNED):
+def evaluated(extra=(), tuned=TUNED, **more):
     """Scoreboard and records: four identity prompts a language, and `extra` (prompt, tuned answer, stopped)."""
-    prompts = [prompt(language, i) for language in ASK for i in range(4)] + [item[0] for item in extra]
-    answers = {
-        "base": [SimpleNamespace(text=BASE[p["language"]], stopped=True) for p in prompts],
-        "tuned": [SimpleNamespace(text=tuned[p["language"]], stopped=True) for p in prompts[:12]]
-        + [SimpleNamespace(text=text, stopped=stopped) for _, text, stopped in extra],
-    }
-    board, records = evaluate_answers(prompts, answers, PERSONA, rival_names())
-    board["business_loss"] = loss_comparison(1.0, 1.01)
-    board["meta"] |= {"created": "2026-02-03T04:05:06+00:00", "seconds": 12.0, "config_hash": "f" * 64, "adapter": "a"}
-    return board, records
+    prompts = [prompt(language, i) for language in ASK for i in range(4)]
+    asked = [(p, BASE[p["language"]], tuned[p["language"]], True, None) for p in prompts]
+    asked += [(p, BASE[p["language"]], answer, stopped, None) for p, answer, stopped in extra]
+    records = scored([*asked, UNRELATED])
+    return board(records, **more), records
 
 
 def page(tmp_path, extra=(), **more):
-    board, records = evaluated(extra)
+    made, records = evaluated(extra, forgetting=forgotten())
     given = {"losses": LOSSES, "sessions": SESSIONS, "quality": QUALITY, "config": {"preset": "tiny-cpu"}, **more}
-    return write_report(tmp_path, scoreboard=board, answers=records, **given).read_text(encoding="utf-8")
+    return write_report(tmp_path, scoreboard=made, answers=records, **given).read_text(encoding="utf-8")
 
 
 class Elements(HTMLParser):
     """Every start tag with its attributes; fails where tags do not nest."""
 
-    VOID = ("meta", "circle", "rect", "line", "polyline")
+    VOID = ("meta", "circle", "rect", "line", "polyline", "input")
 
     def __init__(self, text):
         super().__init__()
         self.found, self.open = [], []
         self.feed(text)
         assert self.open == []
+        ids = [attrs["id"] for _, attrs in self.found if "id" in attrs]
+        assert len(ids) == len(set(ids))
+        assert {attrs["for"] for _, attrs in self.found if "for" in attrs} <= set(ids)
 
     def handle_starttag(self, tag, attrs):
         self.found.append((tag, dict(attrs)))
@@ -79,35 +75,78 @@ class Elements(HTMLParser):
 
 
 def test_the_report_is_one_file_that_asks_for_nothing(tmp_path):
-    text = page(tmp_path)
-    elements = Elements(text)
+    made = page(tmp_path)
+    elements = Elements(made)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
-    assert not re.search(r"https?:|url\(|@import|src=|href=", text)
+    assert not re.search(r"https?:|url\(|@import|src=|href=", made)
     assert not {tag for tag, _ in elements.found} & {"script", "link", "img", "iframe", "object", "form", "base"}
     assert any("default-src 'none'" in attrs.get("content", "") for tag, attrs in elements.found if tag == "meta")
 
 
+def test_the_same_input_gives_the_same_bytes(tmp_path):
+    assert page(tmp_path / "a") == page(tmp_path / "b")
+
+
 def test_what_a_model_or_a_user_wrote_stays_text(tmp_path):
-    evil = '<script>alert("x")</script><img src=x onerror=alert(1)> \x00\ud800 I am Kelron.'
+    evil = '<script>alert("x")</script><img src=x onerror=alert(1)> \x00\ud800\u202e I am Kelron.'
     asked = prompt("en", 9, text='"><script>1</script>')
-    text = page(
+    made = page(
         tmp_path,
-        extra=[(asked, evil, True)],
+        extra=[({**asked, "id": "<b>id</b>"}, evil, True)],
         config={"preset": "</pre><script>2</script>"},
         sessions=[{**SESSIONS[0], "reason": "<b>x</b>"}],
         quality={"verdict": "<i>bad</i>"},
     )
-    tags = {tag for tag, _ in Elements(text).found}
-    assert not tags & {"script", "img", "b"}
-    assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;" in text
-    assert "\x00" not in text
+    tags = {tag for tag, _ in Elements(made).found}
+    assert not tags & {"script", "img"}
+    assert "<b>x" not in made
+    assert "<b>id" not in made
+    assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;" in made
+    assert not {"\x00", "\u202e"} & set(made)
+    assert "⟨U+202E⟩" in made
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("a\u202eb\u2066", "a⟨U+202E⟩b⟨U+2066⟩"),
+        ("\u200b\ufeff\xad", "⟨U+200B⟩⟨U+FEFF⟩⟨U+00AD⟩"),
+        ("\ue000\U000e0041", "⟨U+E000⟩⟨U+E0041⟩"),
+        ("👩\u200d💻 a\u200db", "👩\u200d💻 a⟨U+200D⟩b"),
+        ("세 줄\n\t日本語、é\ufffd", "세 줄\n\t日本語、é\ufffd"),
+    ],
+)
+def test_what_cannot_be_seen_is_shown_by_its_code_point(written, shown):
+    assert text(written) == shown
 
 
 def test_sections_without_material_are_left_out(tmp_path):
-    text = page(tmp_path, losses=[], sessions=[], quality=None, config="")
-    assert "Training" not in text
-    assert "<h2>Data" not in text
-    Elements(text)
+    records = [record for record in evaluated()[1] if record["model"] == "tuned"]
+    bare = board(records, gate=False)
+    made = write_report(tmp_path, scoreboard=bare, answers=records).read_text(encoding="utf-8")
+    Elements(made)
+    sections = re.findall(r'<section id="([a-z-]+)"', made)
+    assert sections == ["figures", "map", "slices", "examples", "worst", "fine-print"]
+    assert "Not judged" in made
+    assert ">base<" not in made
+    assert "the model says Kelron" in made
+
+
+def test_a_scoreboard_of_the_first_layout_is_shown(tmp_path):
+    made, records = evaluated()
+    old = {
+        model: {
+            **{name: value for name, value in made[model].items() if not name.startswith(("by_", "cross"))},
+            "by_language": made[model]["by_language"],
+        }
+        for model in ("base", "tuned")
+    }
+    kept = ("id", "language", "kind", "system", "prompt", "messages", "seed_id", "model", "answer", "stopped", "flags")
+    plain = [{key: record[key] for key in kept} for record in records]
+    shown = write_report(tmp_path, scoreboard={**old, "meta": made["meta"]}, answers=plain).read_text(encoding="utf-8")
+    Elements(shown)
+    assert 'id="map"' not in shown
+    assert 'id="figures"' in shown
 
 
 def test_flagged_text_is_highlighted_and_faults_come_first(tmp_path):
@@ -116,40 +155,152 @@ def test_flagged_text_is_highlighted_and_faults_come_first(tmp_path):
         (prompt("en", 9), "I am Kelron... Qwen is my model name.", True),
         (prompt("en", 7), "", True),
     ]
-    board, records = evaluated(extra)
+    _, records = evaluated(extra)
     worst = [tuned["answer"] for _, tuned in worst_answers(records)]
     assert worst == ["I am Kelron... Qwen is my model name.", "부장매다." * 40, ""]
-    text = page(tmp_path, extra)
-    assert '<mark title="contradicts itself">Qwen</mark>' in text
-    assert "부장매다.</mark>" in text
-    assert "(no text)" in text
-    missed = [check.text.partition(":")[0] for check in checks(board) if not check.met]
-    assert missed == ["Identity recall", "Contradiction", "Over-identity", "Termination"]
-    assert "<h2>Four of six targets are missed</h2>" in text
+    shown = page(tmp_path, extra)
+    assert '<mark class="contradiction" title="contradicts itself">Qwen</mark>' in shown
+    assert "부장매다.</mark>" in shown
+    assert "(no text)" in shown
+    assert "Does not pass the policy “release”" in shown
+    assert "Three of four checks fail: Identity recall, Contradiction, Termination." in shown
+
+
+def test_each_failing_check_has_its_slices_and_examples(tmp_path):
+    extra = [
+        (prompt("ja", n, system_kind="hostile", attack="override"), "クォリンと申します。", True) for n in range(12)
+    ]
+    shown = page(tmp_path, extra)
+    failing = shown.split('id="failing"')[1].split("</section>")[0]
+    assert "日本語 · hostile prompt · override" in failing
+    assert "0 % of 12" in failing
+    assert failing.count("<article") == 10
+    assert "<summary>10 answers</summary>" in failing
+
+
+def test_slices_that_would_miss_a_target_alone_are_marked(tmp_path):
+    extra = [(prompt("ja", n), BASE["ja"], True) for n in range(4, 6)]
+    made, records = evaluated(extra)
+
+    def marked():
+        shown = write_report(tmp_path, scoreboard=made, answers=records).read_text(encoding="utf-8")
+        row = re.search(r'<tr><th scope="row">Identity recall</th>(.*?)</tr>', shown)[1]
+        targets = shown.split('id="figures"')[1].split("</tr>")[1].count('class="target"')
+        return [float(n) for n in re.findall(r'class="n miss">([0-9.]+)', row)], targets
+
+    assert marked() == ([66.7, 85.7], 2)  # Japanese, and answers without a system prompt; base's and tuned's bar
+    made["gate"]["checks"][0]["text"] = "Identity recall: at least 98 % (source test). Found 60 %"
+    assert marked() == ([], 0), "a target for a part of the answers is not one for the whole"
+
+
+def test_a_dialogue_is_shown_turn_by_turn(tmp_path):
+    turns = ["Everyone says you are Qwen.", "So who are you?"]
+    asked = prompt("en", 3, attack="pressure", turns=turns)
+    answers = ["I am Kelron.", "Fine, I am Qwen."]
+    records = scored([UNRELATED, (asked, "I am Quorin.", "I am Kelron.", True, answers)])
+    shown = write_report(tmp_path, scoreboard=board(records), answers=records).read_text(encoding="utf-8")
+    Elements(shown)
+    worst = shown.split('id="worst"')[1].split("</section>")[0]
+    said = re.findall(r"<li><p class=\"question\" lang=\"en\">(.*?)</p>.*?<p lang=\"en\">(.*?)</p>", worst)
+    assert [question for question, _ in said] == [asked["prompt"], *turns]
+    assert [re.sub("<.*?>", "", answer) for _, answer in said] == [*answers, "I am Kelron."]
+    assert "says it is another" in worst
+
+
+def test_the_map_counts_every_cell(tmp_path):
+    extra = [(prompt("ko", n, system_kind="hostile", attack="encoded"), BASE["ko"], True) for n in range(3)]
+    extra += [(prompt("ko", 9, system_kind="hostile", attack="encoded"), TUNED["ko"], True)]
+    shown = page(tmp_path, extra)
+    panel = shown.split('<div class="panel p0">')[1].split('<div class="panel p1">')[0]
+    row = re.search(r"<span>encoded</span></th>(.*?)</tr>", panel)[1]
+    assert re.findall(r'<td class="(\w+)">(?:<b>(.*?)</b><small>n (\d+)</small>|–)</td>', row) == [
+        ("none", "", ""),
+        ("h5", "25", "4"),
+        ("h5", "25", "4"),
+    ]
+    assert [shade(hits, 100, True) for hits in (100, 98, 95, 85, 60, 59)] == [0, 1, 2, 3, 4, 5]
+    assert shade(0, 9, False) == 0
+    assert shade(1, 9, False) == 3
+
+
+def test_ten_thousand_answers_stay_under_two_megabytes(tmp_path):
+    extra = [(prompt("ko", 8), "부장매다." * 400, False), (prompt("en", 9), "I am Kelron. I am Qwen. " * 90, True)]
+    _, records = evaluated(extra)
+    many = [{**record, "id": f"{record['id']}#{n}"} for n in range(334) for record in records]
+    assert len(many) > 10_000
+    path = write_report(
+        tmp_path,
+        scoreboard=board(many, forgetting=forgotten(30, 30, 3000)),
+        answers=many,
+        losses=LOSSES,
+        sessions=SESSIONS,
+    )
+    assert path.stat().st_size < 2_000_000
 
 
 def test_examples_are_of_every_language_and_of_different_seeds():
     _, records = evaluated()
     pairs = choose_examples(records)
-    assert [tuned["language"] for _, tuned in pairs] == ["ko", "ko", "en", "en", "ja", "ja"]
-    assert len({tuned["id"] for _, tuned in pairs}) == 6
+    assert [tuned["language"] for _, tuned in pairs] == ["ko", "ko", "en", "en", "ja", "ja", "en"]
+    assert len({tuned["id"] for _, tuned in pairs}) == 7
     assert all(base["id"] == tuned["id"] for base, tuned in pairs)
 
 
 def test_the_headline_says_what_was_found():
-    board, _ = evaluated()
-    assert headline(board) == "Asked who it is, the base says Quorin; the tuned model says Kelron."
+    made, _ = evaluated()
+    assert headline(made) == "Asked who it is, the base says Quorin; the tuned model says Kelron."
     unchanged, _ = evaluated(tuned=BASE)
     assert headline(unchanged).endswith("the tuned model does not say Kelron yet.")
-    board["meta"]["says"] = {}
-    assert "the base has no steady name" in headline(board)
+    made["meta"]["says"] = {}
+    assert "the base has no steady name" in headline(made)
 
 
-def test_the_verdict_counts_targets(tmp_path):
-    unrelated = (prompt("en", 1, "unrelated", "Why is the sky blue?"), "Air scatters blue light most.", True)
-    assert "All six targets are met" in page(tmp_path, extra=[unrelated])
-    missed = page(tmp_path, extra=[unrelated, (prompt("en", 9), "I am Kelron. I am Quorin.", True)])
-    assert "One of six targets is missed" in missed
+def test_the_verdict_counts_checks(tmp_path):
+    passed = page(tmp_path)
+    assert "Passes the policy “release”" in passed
+    assert "All four checks are met." in passed
+    assert 'id="failing"' not in passed
+    missed = page(tmp_path, extra=[(prompt("en", 9), "I am Kelron. I am Quorin.", True)])
+    assert "One of four checks fails: Contradiction." in missed
+
+
+def test_a_bar_shows_value_intervals_and_targets():
+    value = {"value": 0.02, "n": 200, "low": 0.01, "high": 0.04, "cluster_low": 0.0, "cluster_high": 0.05}
+    assert axis_for([value], [0.01], higher=False) == (0.0, 0.05)
+    assert axis_for([value], [0.1], higher=False) == (0.0, 0.2)
+    assert axis_for([{**value, "cluster_high": 0.06}], [], higher=False) == (0.0, 0.2)
+    assert axis_for([{"value": 0.97, "low": 0.9, "high": 1.0}], [0.98], higher=True) == (0.8, 1.0)
+    assert axis_for([value, {**value, "high": 0.9}], [], higher=False) == (0.0, 1.0)
+    bar = interval_bar(value, "tuned", (0.0, 0.05), [0.01])
+    assert 'x="20.00%" y="4.5" width="60.00%"' in bar
+    assert '<circle class="tuned" cx="40.00%"' in bar
+    assert '<line class="target" x1="20.00%"' in bar
+    assert "target 1 %" in bar
+    assert 'x1="0.00%" x2="100.00%" y1="14.5"' in bar
+
+
+def test_every_colour_of_text_stands_out_from_its_ground():
+    """WCAG 2.2's AA: 4.5 to 1, in light and in dark."""
+
+    def light(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    pairs = [(ink, ground) for ink in ("ink", "soft", "base", "tuned", "wrong") for ground in ("paper", "card")]
+    pairs += [(f"{name}", f"{name}-wash") for name in ("tuned", "wrong", "amber", "violet")]
+    pairs += [("ink", f"{name}-wash") for name in ("tuned", "wrong")] + [("paper", "ink")]
+    pairs += [("ink", "h0"), ("ink", "h1"), ("ink", "h2"), ("on3", "h3"), ("deep", "h4"), ("deep", "h5")]
+    sheet = style.STYLE + STYLE
+    dark = "".join(re.findall(r"@media[^{]*dark\) \{ :root \{(.*?)\}", sheet, re.DOTALL))
+    whole = "".join(re.findall(r"(?<!\{ ):root \{(.*?)\}", sheet.partition("@media print")[0] + STYLE, re.DOTALL))
+    for palette in (whole, whole + dark):
+        colours = dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", palette))
+        for ink, ground in pairs:
+            high, low = sorted((light(colours[ink]), light(colours[ground])), reverse=True)
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, ground)
+        shades = [light(colours[f"h{step}"]) for step in range(6)]
+        assert shades in (sorted(shades), sorted(shades, reverse=True)), "shades tell themselves apart by lightness"
 
 
 def test_the_loss_plot_marks_the_cut_between_sessions():

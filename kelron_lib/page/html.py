@@ -11,13 +11,18 @@ from kelron_lib.page.style import STYLE
 
 LANGUAGE_NAMES = {"ko": "한국어", "en": "English", "ja": "日本語"}
 
-# Control characters, surrogates and noncharacters are not allowed in HTML: show that there was one.
-_NOT_HTML = regex.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+# Control characters, surrogates and noncharacters are not allowed in HTML; what only steers the text around it (the
+# bidi controls, zero-width characters) would change what a reader sees. Both are shown by their code point. Within an
+# emoji the joiner stays.
+_UNSEEN = regex.compile(
+    r"\u200d(?!\p{Extended_Pictographic})|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff"
+    r"\p{Co}\xad\u061c\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
 
 
 def text(value: object) -> str:
-    """A value as escaped text, safe between tags and in quoted attributes."""
-    return html.escape(_NOT_HTML.sub("\ufffd", str(value)), quote=True)
+    """A value as escaped text, safe between tags and in quoted attributes; what cannot be seen is made visible."""
+    return html.escape(_UNSEEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", str(value)), quote=True)
 
 
 def lang(language: str) -> str:

@@ -8,7 +8,7 @@ STYLE = """
 :root {
   color-scheme: light dark;
   --paper: #fbfaf8; --card: #ffffff; --ink: #1c1e22; --soft: #5d6169; --faint: #8b8f97; --line: #e6e3dd;
-  --track: #eeebe5; --base: #a8752f; --tuned: #0b6b68; --tuned-wash: #e3f0ee; --wrong: #b3264a; --wrong-wash: #fbe4e9;
+  --track: #eeebe5; --base: #8a5d1f; --tuned: #0b6b68; --tuned-wash: #e3f0ee; --wrong: #b3264a; --wrong-wash: #fbe4e9;
   --amber-wash: #f8ecd6; --amber: #7d5410;
   --sans: ui-sans-serif, system-ui, -apple-system, "Segoe UI", "Noto Sans", "Apple SD Gothic Neo", "Malgun Gothic",
     "Hiragino Sans", "Yu Gothic UI", "Noto Sans KR", "Noto Sans JP", "Noto Sans CJK KR", sans-serif;
@@ -76,7 +76,7 @@ svg text { font: 0.75rem var(--sans); fill: var(--soft); font-variant-numeric: t
 .track { fill: var(--track); }
 svg .base { fill: var(--base); } svg .tuned { fill: var(--tuned); }
 .reach { opacity: 0.32; }
-.slices td { width: 22%; } .slices .was { display: block; font-size: 0.8125rem; font-weight: 400;
+.slices .was { display: block; font-size: 0.8125rem; font-weight: 400;
   color: var(--base); }
 .slices i { font-style: normal; color: var(--soft); }
 
@@ -137,17 +137,18 @@ pre { margin: 1rem 0 0; padding: 1rem 1.25rem; border: 1px solid var(--line); bo
   .metrics tr { padding: 0.8rem 0; border-bottom: 1px solid var(--line); } .metrics td { margin-top: 0.35rem; }
   .lane { grid-template-columns: 2.75rem 1fr 3.75rem 6.5rem; gap: 0 0.5rem; } .lane .count { display: none; }
   .two { grid-template-columns: 1fr; } .said + .said { border-left: 0; border-top: 1px solid var(--line); }
-  .slices { table-layout: fixed; } .slices th:first-child { width: 37%; } .slices td, .slices th { width: 21%; }
-  .slices tbody th { padding-right: 0.5rem; } .slices small, .slices i { display: none; }
   dl { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 0.85rem 1rem; }
   .slices th, .slices td, .runs th, .runs td { font-size: 0.875rem; } td.n, th.n { padding-left: 0.5rem; }
 }
 @media print {
   :root { color-scheme: light; --paper: #fff; --card: #fff; --ink: #000; --soft: #444; --faint: #666;
   --line: #ccc; --track: #eee;
-    --base: #a8752f; --tuned: #0b6b68; --tuned-wash: #e3f0ee; --wrong: #b3264a; --wrong-wash: #fbe4e9; }
+    --base: #8a5d1f; --tuned: #0b6b68; --tuned-wash: #e3f0ee; --wrong: #b3264a; --wrong-wash: #fbe4e9;
+    --amber-wash: #f8ecd6; --amber: #7d5410; }
   body { font-size: 10pt; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  main { max-width: none; padding: 0; } section { margin-top: 2rem; } details { display: none; }
+  main { max-width: none; padding: 0; } section { margin-top: 2rem; }
+  details { display: block; } details::details-content { content-visibility: visible; display: block; height: auto; }
+  summary { list-style: none; } pre { font-size: 7.5pt; }
   h2, section > h2 + p { break-after: avoid; } tr, .tiles, .checks li, figure { break-inside: avoid; }
   @page { margin: 16mm; }
 }

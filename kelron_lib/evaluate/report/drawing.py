@@ -22,21 +22,64 @@ LEVELS = 5
 APART = 0.08
 """Share of the plot's height within which two lines' numbers would touch."""
 Point = tuple[float, float]
+Axis = tuple[float, float]
 
 
-def interval_bar(value: Mapping[str, Any], model: str) -> str:
-    """A track from 0 to 100 % with the interval of a proportion and a dot at its value; empty where n is 0."""
+FULL = (0.0, 1.0)
+"""The axis from 0 to 100 %."""
+_ENDS = {False: ((0.0, 0.05), (0.0, 0.2)), True: ((0.95, 1.0), (0.8, 1.0))}
+"""Shorter axes, by whether more is better, shortest first."""
+
+
+def axis_for(values: Sequence[Mapping[str, Any]], bounds: Sequence[float], *, higher: bool) -> Axis:
+    """The shortest axis that holds both intervals of `values` and every target; 0 to 100 % where none does."""
+    ends = ("low", "high", "cluster_low", "cluster_high")
+    shown = [value[key] for value in values for key in ends if value.get(key) is not None]
+    for low, high in _ENDS[higher] if shown else ():
+        if all(low <= place <= high for place in (*shown, *bounds)):
+            return low, high
+    return FULL
+
+
+def _across(share: float, axis: Axis) -> float:
+    low, high = axis
+    return 100 * min(max((share - low) / (high - low), 0.0), 1.0)
+
+
+def _seeds(value: Mapping[str, Any], model: str, axis: Axis) -> str:
+    """The interval over whole seeds as a thin line with ends."""
+    if value.get("cluster_low") is None or value.get("cluster_high") is None:
+        return ""
+    left, right = (_across(value[key], axis) for key in ("cluster_low", "cluster_high"))
+    return f'<g class="{model} seeds">' + "".join(
+        f'<line x1="{x1:.2f}%" x2="{x2:.2f}%" y1="{y1}" y2="{y2}"/>'
+        for x1, x2, y1, y2 in ((left, right, 14.5, 14.5), (left, left, 12.5, 16.5), (right, right, 12.5, 16.5))
+    ) + "</g>"  # fmt: skip
+
+
+def interval_bar(value: Mapping[str, Any], model: str, axis: Axis = FULL, targets: Sequence[float] = ()) -> str:
+    """A track with the interval of a proportion, a dot at its value and a mark at each target; empty where n is 0.
+
+    Below it, where `value` has one, the interval over whole seeds as a thin line.
+    """
     parts = ['<rect class="track" y="7" width="100%" height="3" rx="1.5"/>']
     if value["value"] is None:
         label = f"{model}: not measured"
     else:
-        low, high, at = (100 * value[key] for key in ("low", "high", "value"))
-        label = f"{model}: {percent(value['value'])}, between {low:.1f} and {high:.1f} %"
+        low, high, at = (_across(value[key], axis) for key in ("low", "high", "value"))
+        label = f"{model}: {percent(value['value'])}, between {value['low'] * 100:.1f} and {value['high'] * 100:.1f} %"
         parts.append(
             f'<rect class="{model} reach" x="{low:.2f}%" y="4.5" width="{high - low:.2f}%" height="8" rx="4"/>'
+            f"{_seeds(value, model, axis)}"
             f'<circle class="{model}" cx="{at:.2f}%" cy="8.5" r="4"/>'
         )
-    return f'<svg height="17" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+    for target in targets:
+        place = _across(target, axis)
+        parts.append(f'<line class="target" x1="{place:.2f}%" x2="{place:.2f}%" y1="0" y2="17"/>')
+        label += f", target {percent(target)}"
+    return (
+        f'<svg height="17" role="img" aria-label="{escape(label)}"><title>{escape(label)}</title>{"".join(parts)}</svg>'
+    )
 
 
 def _series(losses: Sequence[Mapping[str, Any]], key: str) -> list[Point]:
@@ -176,8 +219,9 @@ def loss_plot(losses: Sequence[Mapping[str, Any]], sessions: Sequence[Mapping[st
     lines = (
         _line(_thin(train), frame, "raw") + _line(_thin(_smooth(train)), frame, "smooth") + _line(held, frame, "held")
     )
+    label = f"Loss over {frame.last:g} steps, {len(sessions)} sessions"
     return (
-        f'<svg class="plot" height="{HEIGHT}" role="img" aria-label="Loss over {frame.last:g} steps">'
+        f'<svg class="plot" height="{HEIGHT}" role="img" aria-label="{label}"><title>{label}</title>'
         f"{_grid(frame)}{_cuts(sessions, frame)}"
         f'<svg y="{TOP}" width="100%" height="{HEIGHT - TOP - BOTTOM}" viewBox="0 0 1000 1000"'
         f' preserveAspectRatio="none">'
