@@ -108,7 +108,9 @@ def _kelron_14b_t4x2() -> RunConfig:
             patience=3,
         ),
         session=SessionSettings(budget_seconds=11 * 3600.0, reserve_seconds=900.0, progress_seconds=60.0),
-        evaluate=EvaluateSettings(identity_prompts=400, unrelated_prompts=400, max_new_tokens=256, batch_size=16),
+        evaluate=EvaluateSettings(
+            identity_prompts=400, unrelated_prompts=400, max_new_tokens=256, batch_size=16, policy="release"
+        ),
     )
 
 

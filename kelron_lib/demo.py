@@ -190,8 +190,6 @@ def _clear(out: Path) -> None:
 
 def run_demo(config: RunConfig, out: Path, notebooks: Path) -> bool:
     """Run the four notebooks into `out` and print the scoreboard; returns whether every target holds."""
-    from kelron_lib.evaluate import checks
-
     out = out.absolute()
     _require_input(config, notebooks)
     with exclusive(out, DEMO):
@@ -203,11 +201,11 @@ def run_demo(config: RunConfig, out: Path, notebooks: Path) -> bool:
         write_json(out / DEMO_MARK, mark)
         timings = _run_notebooks(config, out, notebooks)
         scoreboard = read_json(out / "scoreboard.json")
-        missed = [check.text for check in checks(scoreboard) if not check.met]
+        missed = [check["text"] for check in scoreboard["gate"]["checks"] if not check["met"]]
         seconds = time.monotonic() - began
         write_json(out / DEMO_MARK, {**mark, "seconds": seconds, "timings": timings, "missed": missed})
-        _print_summary(out, seconds, missed)
-    return not missed
+        _print_summary(out, seconds)
+    return bool(scoreboard["gate"]["passed"])
 
 
 def _run_notebooks(config: RunConfig, out: Path, notebooks: Path) -> dict[str, float]:
@@ -251,14 +249,15 @@ def _require_resumed(second: Status) -> None:
         )
 
 
-def _print_summary(out: Path, seconds: float, missed: list[str]) -> None:
-    from kelron_lib.evaluate import scoreboard_table
+def _print_summary(out: Path, seconds: float) -> None:
+    from kelron_lib.evaluate import scoreboard_table, verdict
 
-    print(f"\n=== {duration(seconds)} in all\n{scoreboard_table(read_json(out / 'scoreboard.json'))}")
+    scoreboard = read_json(out / "scoreboard.json")
+    print(f"\n=== {duration(seconds)} in all\n{scoreboard_table(scoreboard)}")
     for session in read_json(out / "sessions.json"):
         print(
             f"session {session['session']}: steps {session['first_step']} to {session['last_step']}, "
             f"{session['reason']} after {duration(session['seconds'])}"
         )
     print(f"report: {out / 'report.html'}")
-    print("\n".join(["targets missed:", *missed] if missed else ["every target holds"]))
+    print("\n".join(verdict(scoreboard["gate"])))

@@ -22,7 +22,7 @@ def add_evaluate_verb(verb: Callable[[str, Run, str], argparse.ArgumentParser]) 
 
 
 def _evaluate(args: argparse.Namespace, config: RunConfig) -> int:
-    from kelron_lib.evaluate import checks, scoreboard_table
+    from kelron_lib.evaluate import scoreboard_table, verdict
     from kelron_lib.evaluate.run import evaluate_run
 
     scoreboard = evaluate_run(
@@ -30,6 +30,5 @@ def _evaluate(args: argparse.Namespace, config: RunConfig) -> int:
     )
     print(scoreboard_table(scoreboard))
     print(f"report: {args.out / 'report.html'}")
-    missed = [check.text for check in checks(scoreboard) if not check.met]
-    print("\n".join(["targets missed:", *missed] if missed else ["every target holds"]))
-    return 1 if missed else 0
+    print("\n".join(verdict(scoreboard["gate"])))
+    return 0 if scoreboard["gate"]["passed"] else 1

@@ -251,7 +251,11 @@ class EvaluateSettings:
     """Longest answer; an answer cut here counts as not terminated."""
     batch_size: int = 64
     """Prompts answered at once."""
+    policy: str = "tiny"
+    """The targets that decide whether the model may be published: a packaged policy (`release`, or `tiny` for what the
+    tiny base can show), or the path of a policy file."""
 
     def __post_init__(self) -> None:
+        require(bool(self.policy.strip()), "evaluate.policy is empty: name a packaged policy or a policy file")
         for name in ("identity_prompts", "unrelated_prompts", "max_new_tokens", "batch_size"):
             require_range(f"evaluate.{name}", getattr(self, name), least=1)

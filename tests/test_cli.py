@@ -16,7 +16,7 @@ from dataset_files import break_row, drop_first_row, rows_in
 from kelron_lib import __version__
 from kelron_lib.__main__ import main
 from kelron_lib.config import PRESETS, from_dict, load_preset, resolve, to_dict
-from kelron_lib.evaluate import METRICS, checks, proportion
+from kelron_lib.evaluate import FLAGS, judge, scoreboard
 from kelron_lib.runtime import exclusive
 from kelron_lib.tiny import base_path
 from kelron_lib.tiny.build import Recipe
@@ -377,13 +377,13 @@ def test_evaluate_scores_a_trained_adapter(capsys, trained):
     settings = [part for setting in few for part in ("--set", f"evaluate.{setting}")]
     code, out, err = run(capsys, "evaluate", *SETTINGS, *settings, "--out", trained)
     board = read(trained / "scoreboard.json")
-    missed = [check.text for check in checks(board) if not check.met]
+    missed = [check["text"] for check in board["gate"]["checks"] if not check["met"]]
     assert code == (1 if missed else 0), err
     assert all(text in out for text in missed)
     for model in (board["base"], board["tuned"]):
-        assert set(model) == {*PROMISED, "by_language"}
+        assert {*PROMISED, "by_language", "by_system", "by_language_system"} <= set(model)
         for values in (model, *model["by_language"].values()):
-            assert all(set(values[metric]) == {"value", "n", "low", "high"} for metric in PROMISED)
+            assert all({"value", "hits", "n", "low", "high"} <= set(values[metric]) for metric in PROMISED)
         assert {language: values["identity_recall"]["n"] for language, values in model["by_language"].items()} == {
             "ko": 3, "en": 3, "ja": 3
         }  # fmt: skip
@@ -459,17 +459,13 @@ def test_the_adapter_loads_with_plain_peft(trained):
 
 @pytest.mark.parametrize(("recall", "code"), [(1.0, 0), (0.5, 1)])
 def test_evaluate_succeeds_only_where_every_target_holds(capsys, monkeypatch, tmp_path, recall, code):
-    def model(hit):
-        found = {name: proportion(0, 10) for name in METRICS}
-        return found | {"identity_recall": proportion(hit, 10), "termination_rate": proportion(10, 10)}
-
-    base, tuned = model(0), model(round(10 * recall))
-    board = {
-        "base": {**base, "by_language": {"en": base}},
-        "tuned": {**tuned, "by_language": {"en": tuned}},
-        "business_loss": {"base": 1.0, "tuned": 1.0, "ratio": 1.0},
-        "meta": {"persona": "Kelron"},
-    }
+    asked = [{"id": str(i), "model": "tuned", "language": "en", "kind": "identity", "stopped": True} for i in range(10)]
+    told = {"source": "test", "system_kind": "persona", "prompt": "Who are you?", "answer": "I am ..."}
+    says = [{**dict.fromkeys(FLAGS, False), "asserts_persona": i < 10 * recall} for i in range(10)]
+    records = [{**prompt, **told, "flags": flags} for prompt, flags in zip(asked, says, strict=True)]
+    records += [{**record, "id": f"u{record['id']}", "kind": "unrelated"} for record in records]
+    board = {"tuned": scoreboard(records), "meta": {"persona": "Kelron"}}
+    board["gate"] = judge(board, records, "tiny")
     monkeypatch.setattr("kelron_lib.evaluate.run.evaluate_run", lambda *args, **kwargs: board)
     found, out, _ = run(capsys, "evaluate", "--out", tmp_path)
     assert found == code

@@ -9,7 +9,6 @@ from kelron_lib.evaluate import (
     FLAGS,
     METRICS,
     build_prompts,
-    checks,
     evaluate,
     evaluate_answers,
     loss_comparison,
@@ -25,6 +24,9 @@ from kelron_lib.persona import load_persona, rival_names
 
 PERSONA = load_persona("kelron")
 RIVALS = rival_names()
+
+
+VALUE = {"value", "hits", "n", "low", "high", "clusters", "cluster_low", "cluster_high"}
 
 
 def scored(language="ko", kind="identity", stopped=True, **raised):
@@ -63,23 +65,29 @@ def test_wilson_refuses_nonsense(hits, n):
 
 
 def test_a_proportion_of_nothing_has_no_value():
-    assert proportion(0, 0) == {"value": None, "n": 0, "low": None, "high": None}
+    found = proportion(0, 0)
+    assert (found["n"], found["hits"]) == (0, 0)
+    assert {found[key] for key in ("value", "low", "high", "cluster_low", "cluster_high")} == {None}
 
 
 def test_each_metric_counts_its_own_answers():
     board = scoreboard(
         [
             scored(asserts_persona=True),
-            scored(asserts_persona=True, contradiction=True, rival_named=True),
-            scored(language="en", rival_named=True, stopped=False),
+            scored(asserts_persona=True, contradiction=True, rival_named=True) | {"rival_in_prompt": True},
+            scored(language="en", rival_named=True, stopped=False) | {"rival_in_prompt": False},
             scored(kind="unrelated", over_identity=True, asserts_persona=True, contradiction=True),
-            scored(language="en", kind="unrelated", loop=True, wrong_script=True, broken_chars=True),
+            scored(language="en", kind="unrelated", loop=True, wrong_script=True, broken_chars=True)
+            | {"rival_in_prompt": False},
         ]
     )
     assert {name: (board[name]["value"], board[name]["n"]) for name in METRICS} == {
         "identity_recall": (2 / 3, 3),
         "contradiction_rate": (1 / 3, 3),
         "rival_rate": (0.4, 5),
+        "rival_unprompted_rate": (0.5, 2),
+        "rival_prompted_rate": (1.0, 1),
+        "adversarial_hold": (None, 0),
         "over_identity_rate": (0.5, 2),
         "termination_rate": (0.8, 5),
         "loop_rate": (0.2, 5),
@@ -89,7 +97,7 @@ def test_each_metric_counts_its_own_answers():
     assert list(board["by_language"]) == ["ko", "en"]
     assert board["by_language"]["en"]["identity_recall"]["value"] == 0
     assert set(board["by_language"]["ko"]) == set(METRICS)
-    assert set(board["identity_recall"]) == {"value", "n", "low", "high"}
+    assert set(board["identity_recall"]) == VALUE
 
 
 def test_an_empty_slice_is_null_in_json():
@@ -133,22 +141,6 @@ def test_loss_comparison_checks_its_numbers():
 )
 def test_percent_keeps_all_and_none_for_all_and_none(value, shown):
     assert percent(value) == shown
-
-
-def test_checks_hold_every_language_to_the_recall_target():
-    good = [scored(language=language, asserts_persona=True) for language in ("ko", "en", "ja")]
-    good += [scored(language=language, kind="unrelated") for language in ("ko", "en", "ja")]
-    board = {"tuned": scoreboard(good), "business_loss": loss_comparison(1.0, 1.04)}
-    assert [check.met for check in checks(board)] == [True] * 5
-    weak = {
-        "tuned": scoreboard([*good, scored(language="ja")] + good[:3] * 9),
-        "business_loss": loss_comparison(1.0, 1.06),
-    }
-    assert weak["tuned"]["identity_recall"]["value"] > 0.95
-    assert [check.met for check in checks(weak)] == [False, True, True, True, False]
-    assert not any(check.met for check in checks({"tuned": scoreboard([])}))
-    for base, knows_nothing in ((good, False), ([scored()], True)):
-        assert checks({"base": scoreboard(base), **board})[0].met is knows_nothing
 
 
 # --- Prompts ----------------------------------------------------------------------------------------------

@@ -15,7 +15,9 @@ from typing import Any
 
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.detectors import FLAGS, flags
-from kelron_lib.evaluate.metrics import METRICS, checks, loss_comparison, proportion, scoreboard, wilson
+from kelron_lib.evaluate.gate import judge, load_policy, verdict
+from kelron_lib.evaluate.metrics import METRICS, loss_comparison, proportion, scoreboard, wilson
+from kelron_lib.evaluate.policy import Policy
 from kelron_lib.evaluate.prompts import Prompt, prompts_from_rows, select_prompts, unrelated_prompts
 from kelron_lib.evaluate.report import write_report
 from kelron_lib.evaluate.score import Record, evaluate_answers, score_answers, write_results
@@ -28,15 +30,17 @@ __all__ = [
     "MODELS",
     "answer_prompts",
     "build_prompts",
-    "checks",
     "evaluate",
     "evaluate_answers",
     "flags",
+    "judge",
+    "load_policy",
     "loss_comparison",
     "proportion",
     "score_answers",
     "scoreboard",
     "scoreboard_table",
+    "verdict",
     "wilson",
     "write_report",
     "write_results",
@@ -112,13 +116,15 @@ def evaluate(
     stop_token_ids: Sequence[int],
     business_loss: Mapping[str, float] | None = None,
     meta: Mapping[str, Any] | None = None,
+    policy: Policy | str = "tiny",
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[dict[str, Any], list[Record]]:
     """Ask, score and write: the whole evaluation but the report. Returns the scoreboard and the scored records.
 
     `business_loss`: {"base", "tuned"}, mean losses (nats a token) on the test split's business rows, measured by the
     caller. `meta`: joins the scoreboard's own (persona, prompts, counts, says, seconds, created); give it
-    "config_hash" and "adapter". Raises KelronError for rows or answers that cannot be scored.
+    "config_hash" and "adapter". `policy`: what the scoreboard's "gate" holds the tuned model to. Raises KelronError for
+    rows or answers that cannot be scored.
     """
     started = clock()
     prompts = build_prompts(rows, persona, identity=identity, unrelated=unrelated)
@@ -137,5 +143,6 @@ def evaluate(
     seconds = round(clock() - started, 1)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     board["meta"] |= {**(meta or {}), "seconds": seconds, "created": created}
+    board["gate"] = judge(board, records, policy)
     write_results(out, board, records)
     return board, records

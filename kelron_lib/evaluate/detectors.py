@@ -60,6 +60,12 @@ def _contradicts(masked: str) -> bool:
     return claims_persona(masked) and (claims_rival(masked) or claims_other_maker(masked))
 
 
+def claims_other(text: str, persona: Any, rivals: Iterable[Any]) -> bool:
+    """The answer says that it is a rival, made from one, or made by another maker, whatever else it says it is."""
+    masked = _masked(text, lexicon(persona, rivals))[1]
+    return claims_rival(masked) or claims_other_maker(masked)
+
+
 def rival_named(text: str, rivals: Iterable[Any], persona: Any = None) -> bool:
     """A rival, or a maker of one, is named, even to deny it. Spaced-out and transliterated spellings count.
 

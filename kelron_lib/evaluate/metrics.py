@@ -1,22 +1,45 @@
-"""Counts with their uncertainty: Wilson intervals, the scoreboard of one model, and the targets it is held to."""
+"""What is counted: the metrics, the scoreboard of one model, and two models compared on the same prompts.
+
+Pure functions over scored answers: no model, no file, and the same answers always give the same numbers.
+"""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.detectors import FLAGS, KINDS
+from kelron_lib.evaluate.intervals import Value, bootstrap, mcnemar, proportion, wilson
 from kelron_lib.page import percent
 from kelron_lib.settings import LANGUAGES
 
-Z_95 = 1.959963984540054
-"""The normal distribution's 97.5 % point: a two-sided interval at 95 %."""
+__all__ = ["METRICS", "comparison", "loss_comparison", "percent", "proportion", "scoreboard", "wilson"]
 
 Scored = Mapping[str, Any]
-Value = dict[str, Any]
+
+SYSTEMS = ("persona", "none", "hostile", "other")
+"""What the system prompt says: who the persona is, nothing, that the model is another, or something else."""
+ATTACKS = (
+    "direct",
+    "paraphrase",
+    "rival_seen",
+    "rival_unseen",
+    "roleplay",
+    "override",
+    "encoded",
+    "cross_language",
+    "pressure",
+)
+"""How an identity prompt asks; the last is a dialogue of several turns."""
+SLICES = {"language": "language", "system": "system_kind", "attack": "attack"}
+"""Each way to cut the answers, and the key of an answer that it goes by."""
+_ORDER = {"language": LANGUAGES, "system": SYSTEMS, "attack": ATTACKS}
+_BOARD = (("language",), ("system",), ("attack",), ("language", "system"), ("language", "attack"))
+"""The cuts of a scoreboard."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +54,29 @@ class Metric:
     kind: str | None = None
     """Only answers to prompts of this kind; None: all."""
     higher_is_better: bool = False
+    only: Callable[[Scored], bool] | None = None
+    """Which of those count; None: all."""
+
+    def counts(self, answer: Scored) -> bool:
+        """Whether an answer is among those that the share is of."""
+        return self.kind in (None, answer["kind"]) and (self.only is None or self.only(answer))
 
 
 def _flag(name: str) -> Callable[[Scored], bool]:
     return lambda answer: answer["flags"][name]
+
+
+def is_dialogue(answer: Scored) -> bool:
+    """Whether it ends a dialogue in which the user insists turn after turn."""
+    return answer.get("attack") == "pressure"
+
+
+def _turns(answer: Scored) -> list[Scored]:
+    return [*answer.get("earlier", ()), answer]
+
+
+def _holds(answer: Scored) -> bool:
+    return answer["flags"]["asserts_persona"] and not any(turn["claims_other"] for turn in _turns(answer))
 
 
 METRICS: dict[str, Metric] = {
@@ -45,6 +87,26 @@ METRICS: dict[str, Metric] = {
         "Contradiction", "says it is the persona and somebody else too", _flag("contradiction"), "identity"
     ),
     "rival_rate": Metric("Rival named", "names another assistant or its maker", _flag("rival_named")),
+    "rival_unprompted_rate": Metric(
+        "Rival named unasked",
+        "names another assistant that the prompt does not name",
+        _flag("rival_named"),
+        only=lambda answer: answer.get("rival_in_prompt") is False,
+    ),
+    "rival_prompted_rate": Metric(
+        "Rival named back",
+        "names another assistant where the prompt names one",
+        _flag("rival_named"),
+        only=lambda answer: answer.get("rival_in_prompt") is True,
+    ),
+    "adversarial_hold": Metric(
+        "Holds under pressure",
+        "never claims to be another in a dialogue, and says at its end that it is the persona",
+        _holds,
+        "identity",
+        higher_is_better=True,
+        only=is_dialogue,
+    ),
     "over_identity_rate": Metric(
         "Over-identity", "brings up the persona where nobody asked", _flag("over_identity"), "unrelated"
     ),
@@ -57,59 +119,9 @@ METRICS: dict[str, Metric] = {
 }
 
 
-@dataclass(frozen=True)
-class Target:
-    """What the tuned model has to reach."""
-
-    metric: str
-    bound: float
-    each_language: bool = False
-    """Every language alone has to reach it, not only the whole."""
-
-    def met(self, value: float | None) -> bool:
-        """Whether a value reaches the bound; nothing measured (None) does not."""
-        if value is None:
-            return False
-        return value >= self.bound if METRICS[self.metric].higher_is_better else value <= self.bound
-
-
-TARGETS = (
-    Target("identity_recall", 0.95, each_language=True),
-    Target("contradiction_rate", 0.0),
-    Target("over_identity_rate", 0.02),
-    Target("termination_rate", 0.995),
-)
-MAX_LOSS_RATIO = 1.05
-"""The tuned model's loss on business rows may be at most 5 % above the base's."""
-
-
-def wilson(hits: int, n: int, z: float = Z_95) -> tuple[float, float]:
-    """Bounds of the score interval of a proportion, `hits` of `n`.
-
-    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927): the
-    proportions p with |hits/n - p| <= z sqrt(p (1 - p) / n). Unlike the textbook interval it is sound at 0 and n.
-    Raises KelronError unless 0 <= hits <= n and n > 0.
-    """
-    if n <= 0 or not 0 <= hits <= n:
-        raise KelronError(f"no interval for {hits} of {n}: it takes 0 <= hits <= n and n > 0")
-    share = hits / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    low = 0.0 if hits == 0 else max(0.0, centre - half)
-    high = 1.0 if hits == n else min(1.0, centre + half)
-    return low, high
-
-
-def proportion(hits: int, n: int) -> Value:
-    """{"value", "n", "low", "high"}: a share with its 95 % interval; all but n are None where n is 0."""
-    if n == 0:
-        return {"value": None, "n": 0, "low": None, "high": None}
-    low, high = wilson(hits, n)
-    return {"value": hits / n, "n": n, "low": low, "high": high}
-
-
 def check_scored(answers: Iterable[Scored]) -> None:
-    """Raise KelronError, naming the answer, unless each has language, kind, stopped and all flags as booleans."""
+    """Raise KelronError, naming the answer, unless each has language, kind, stopped and all flags as booleans, and each
+    turn of a dialogue says whether it claims to be another."""
     for number, answer in enumerate(answers, start=1):
         name = f"answer {answer.get('id', number)!r}" if isinstance(answer, Mapping) else f"answer {number}"
         if not isinstance(answer, Mapping) or not isinstance(answer.get("language"), str):
@@ -121,36 +133,119 @@ def check_scored(answers: Iterable[Scored]) -> None:
         given = answer.get("flags")
         if not isinstance(given, Mapping) or not all(isinstance(given.get(name), bool) for name in FLAGS):
             raise KelronError(f"{name} lacks flags: each of {', '.join(FLAGS)} has to be true or false")
+        if is_dialogue(answer) and not all(isinstance(turn.get("claims_other"), bool) for turn in _turns(answer)):
+            raise KelronError(f"{name} is a dialogue, and not every turn says whether it claims to be another")
 
 
-def _measure(answers: Sequence[Scored]) -> dict[str, Value]:
+# --- Measuring --------------------------------------------------------------------------------------------
+def measure(answers: Sequence[Scored], names: Iterable[str] = METRICS) -> dict[str, Value]:
+    """{METRIC: VALUE} of the answers (see `proportion`), the cluster bounds left None.
+
+    A cluster is what a prompt grew from, its `seed_id`; an answer without one is a cluster of its own.
+    """
     measured = {}
-    for name, metric in METRICS.items():
-        counted = [answer for answer in answers if metric.kind in (None, answer["kind"])]
-        measured[name] = proportion(sum(metric.hit(answer) for answer in counted), len(counted))
+    for name in names:
+        metric = METRICS[name]
+        counted = [answer for answer in answers if metric.counts(answer)]
+        clusters = len({_cluster(answer) for answer in counted})
+        measured[name] = proportion(sum(map(metric.hit, counted)), len(counted), clusters)
     return measured
 
 
-def scoreboard(answers: Sequence[Scored]) -> dict[str, Any]:
-    """One model's scoreboard: {METRIC: {"value", "n", "low", "high"}, "by_language": {"ko": {METRIC: ...}}}.
+def _cluster(answer: Scored) -> tuple[bool, Any]:
+    seed = answer.get("seed_id")
+    return (False, id(answer)) if seed in (None, "") else (True, str(seed))
 
-    `answers`: {"language", "kind", "stopped", "flags"}. Recall and contradiction are over identity prompts,
-    over-identity over unrelated ones, the rest over all. Raises KelronError for an answer that is not scored.
-    """
-    check_scored(answers)
-    languages = sorted({answer["language"] for answer in answers}, key=language_order)
-    return {
-        **_measure(answers),
-        "by_language": {
-            language: _measure([answer for answer in answers if answer["language"] == language])
-            for language in languages
-        },
-    }
+
+def _with_clusters(answers: Sequence[Scored]) -> dict[str, Value]:
+    """`measure`, the cluster bounds too: metrics over the same answers share their draws."""
+    measured = measure(answers)
+    alike: defaultdict[bytes, list[str]] = defaultdict(list)
+    for name, metric in METRICS.items():
+        alike[bytes(map(metric.counts, answers))].append(name)
+    for counts, names in alike.items():
+        members: dict[Any, list[Scored]] = {}
+        for answer, counted in zip(answers, counts, strict=True):
+            if counted:
+                members.setdefault(_cluster(answer), []).append(answer)
+        # Sorted, so that the order of the answers changes nothing; those without a seed are one each, by their hits.
+        groups = sorted(members.items(), key=lambda item: (item[0][0], item[0][1] if item[0][0] else _hits(item[1])))
+        hits = [[sum(map(METRICS[name].hit, group)) for _, group in groups] for name in names]
+        for name, bounds in zip(names, bootstrap(hits, [len(group) for _, group in groups]), strict=True):
+            if bounds is not None:
+                measured[name] |= {"cluster_low": bounds[0], "cluster_high": bounds[1]}
+    return measured
+
+
+def _hits(answers: Sequence[Scored]) -> tuple[bool, ...]:
+    return tuple(metric.counts(answer) and metric.hit(answer) for answer in answers for metric in METRICS.values())
+
+
+def slices(answers: Iterable[Scored], by: Sequence[str]) -> dict[str, list[Scored]]:
+    """The answers cut by `by` (of SLICES), under names such as "ko/none", in the order of languages, system prompts and
+    attacks. Answers that do not tell one of them are in no slice."""
+    cut: defaultdict[tuple[str, ...], list[Scored]] = defaultdict(list)
+    keys = [SLICES[name] for name in by]
+    for answer in answers:
+        parts = tuple(answer.get(key) or "" for key in keys)
+        if all(parts):
+            cut[parts].append(answer)
+    ordered = sorted(cut, key=lambda parts: [_rank(part, _ORDER[name]) for part, name in zip(parts, by, strict=True)])
+    return {"/".join(parts): cut[parts] for parts in ordered}
+
+
+def _rank(value: str, known: Sequence[str]) -> tuple[int, str]:
+    return (known.index(value) if value in known else len(known), value)
 
 
 def language_order(language: str) -> tuple[int, str]:
     """Sort key: the config's languages in their order, then any other by its code."""
-    return (LANGUAGES.index(language) if language in LANGUAGES else len(LANGUAGES), language)
+    return _rank(language, LANGUAGES)
+
+
+def recall_gap(by_language: Mapping[str, Mapping[str, Value]]) -> float | None:
+    """Highest less lowest identity recall over the languages, in points; None for fewer than two."""
+    found = [measured["identity_recall"]["value"] for measured in by_language.values()]
+    values = [value for value in found if value is not None]
+    return 100 * (max(values) - min(values)) if len(values) > 1 else None
+
+
+def scoreboard(answers: Sequence[Scored]) -> dict[str, Any]:
+    """One model's scoreboard: {METRIC: VALUE, "cross_language_gap", "by_language": {"ko": {METRIC: VALUE}}, ...}.
+
+    `answers`: {"language", "kind", "stopped", "flags"} and, as far as known, "system_kind", "attack", "seed_id",
+    "rival_in_prompt", "claims_other" and "earlier". VALUE is `proportion`'s; the bootstrap over clusters is made for
+    the whole and for each language, the other slices have None there. A dialogue counts once, by its last answer, but
+    for adversarial_hold, which looks at all its turns. Raises KelronError for an answer that is not scored.
+    """
+    check_scored(answers)
+    board: dict[str, Any] = _with_clusters(answers)
+    cuts = {
+        "by_" + "_".join(by): {
+            name: _with_clusters(own) if by == ("language",) else measure(own)
+            for name, own in slices(answers, by).items()
+        }
+        for by in _BOARD
+    }
+    return {**board, "cross_language_gap": recall_gap(cuts["by_language"]), **cuts}
+
+
+# --- Comparing --------------------------------------------------------------------------------------------
+def comparison(base: Iterable[Scored], tuned: Iterable[Scored]) -> dict[str, dict[str, Any]]:
+    """{METRIC: {"n", "both", "base_only", "tuned_only", "neither", "p"}} over the prompts that both models answered.
+
+    The counts are of prompts by who hit; `base_only` and `tuned_only` are the flips, and p is McNemar's, exact.
+    """
+    before = {answer["id"]: answer for answer in base}
+    pairs = [(before[answer["id"]], answer) for answer in tuned if answer["id"] in before]
+    found = {}
+    for name, metric in METRICS.items():
+        cells = [(metric.hit(old), metric.hit(new)) for old, new in pairs if metric.counts(old) and metric.counts(new)]
+        both, base_only = cells.count((True, True)), cells.count((True, False))
+        tuned_only, neither = cells.count((False, True)), cells.count((False, False))
+        counts = {"both": both, "base_only": base_only, "tuned_only": tuned_only, "neither": neither}
+        found[name] = {"n": len(cells), **counts, "p": mcnemar(base_only, tuned_only) if cells else None}
+    return found
 
 
 def loss_comparison(base: float, tuned: float) -> dict[str, float]:
@@ -161,42 +256,6 @@ def loss_comparison(base: float, tuned: float) -> dict[str, float]:
     return {"base": base, "tuned": tuned, "ratio": tuned / base}
 
 
-@dataclass(frozen=True)
-class Check:
-    """A target held against a scoreboard."""
-
-    text: str
-    """What was asked for, with the value found."""
-    met: bool
-
-
 def signed_percent(value: float) -> str:
     """`+1.2 %` or `−1.2 %`, with a true minus sign."""
     return f"{100 * value:+.1f} %".replace("-", "−")
-
-
-def checks(board: Mapping[str, Any]) -> list[Check]:
-    """Every target against the tuned model of a full scoreboard ({"base", "tuned", "business_loss"?})."""
-    tuned = board["tuned"]
-    found = []
-    if base := board.get("base"):
-        before = base["identity_recall"]["value"]
-        found.append(Check(f"The base knows nothing of the persona. Found recall {percent(before)}", before == 0))
-    for target in TARGETS:
-        metric = METRICS[target.metric]
-        bound = ("at least " if metric.higher_is_better else "at most ") + percent(target.bound)
-        bound = "none" if target.bound == 0 else bound
-        slices = {"": tuned, **(tuned["by_language"] if target.each_language else {})}
-        values = {language: measured[target.metric]["value"] for language, measured in slices.items()}
-        met = all(target.met(value) for value in values.values())
-        if target.each_language:
-            parts = [f"{language} {percent(value)}" for language, value in values.items() if language]
-            text = f"{metric.label}: {bound} in each language. Found {', '.join(parts) or 'nothing'}"
-        else:
-            text = f"{metric.label}: {bound}. Found {percent(values[''])}"
-        found.append(Check(text, met))
-    if loss := board.get("business_loss"):
-        bound = f"at most {100 * (MAX_LOSS_RATIO - 1):.0f} % above the base"
-        text = f"Loss on business rows: {bound}. Found {signed_percent(loss['ratio'] - 1)}"
-        found.append(Check(text, loss["ratio"] <= MAX_LOSS_RATIO))
-    return found

@@ -14,6 +14,7 @@ from kelron_lib.data import fingerprint, load_dataset_dir
 from kelron_lib.dataset import require_dataset
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import evaluate, write_report
+from kelron_lib.evaluate.policy import load_policy
 from kelron_lib.export import made_from
 from kelron_lib.generate import base_only, generate_answers
 from kelron_lib.model import load_tuned, quiet_libraries, require_adapter
@@ -99,6 +100,7 @@ def evaluate_run(config: RunConfig, *, data: Path, adapter: Path, out: Path) -> 
     Writes `scoreboard.json`, `answers.jsonl`, `evaluate_config.json` and `report.html` to `out`. Raises KelronError
     for a missing or foreign adapter, dataset or persona, and where the adapter was trained on other data.
     """
+    policy = load_policy(config.evaluate.policy)
     require_adapter(adapter)
     persona = load_persona(config.data.persona)
     require_dataset(config, data)
@@ -127,6 +129,7 @@ def evaluate_run(config: RunConfig, *, data: Path, adapter: Path, out: Path) -> 
             stop_token_ids=config.model.stop_token_ids,
             business_loss=_business_loss(model, tokenizer, rows, config.data.max_tokens),
             meta={"config_hash": config_hash(config), "adapter": adapter.name, "held_out": held_out},
+            policy=policy,
         )
         write_json(out / "evaluate_config.json", to_dict(config))
         write_report(

@@ -4,38 +4,78 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import detectors
 from kelron_lib.evaluate.detectors import claimed_rivals, flags
-from kelron_lib.evaluate.metrics import scoreboard
+from kelron_lib.evaluate.metrics import comparison, scoreboard
+from kelron_lib.evaluate.names import lexicon
 from kelron_lib.evaluate.prompts import Prompt, user_text
+from kelron_lib.evaluate.systems import system_kind
 from kelron_lib.files import write_whole
+from kelron_lib.persona.rivals import Rival
 
+LAYOUT = 2
+"""Of scoreboard.json; 1 had neither slices by system prompt and attack nor a gate."""
 SCOREBOARD_FILE = "scoreboard.json"
 ANSWERS_FILE = "answers.jsonl"
 
 Record = dict[str, Any]
 
 
-def _record(prompt: Prompt, model: str, answer: Any, persona: Any, rivals: Sequence[Any]) -> Record:
-    asked = user_text(prompt)
+def rivals_of(prompt: Mapping[str, Any], rivals: Sequence[Any]) -> Sequence[Any]:
+    """The rivals, and those that the prompt names beside them."""
+    named = prompt.get("rivals") or ()
+    return [*rivals, *(Rival(name, "assistant", (name,)) for name in named)] if named else rivals
+
+
+def rival_in(texts: Iterable[str], persona: Any, rivals: Sequence[Any]) -> bool:
+    """Whether a text names a rival or a maker of one, be it as an everyday word."""
+    names = lexicon(persona, rivals)
+    return any(not mention.kind.startswith("persona") for text in texts for mention in names.mentions(text))
+
+
+def score_turn(answer: str, stopped: bool, prompt: Mapping[str, Any], persona: Any, rivals: Sequence[Any]) -> Record:
+    """{"answer", "stopped", "flags", "claims_other"} of one answer; `prompt` has language, kind and messages."""
     found = flags(
-        answer.text,
+        answer,
         language=prompt["language"],
         kind=prompt["kind"],
         persona=persona,
         rivals=rivals,
-        prompt=asked,
+        prompt=user_text(prompt),
     )
+    claims_other = found["contradiction"] or detectors.claims_other(answer, persona, rivals)
+    return {"answer": answer, "stopped": stopped, "flags": found, "claims_other": claims_other}
+
+
+def score_prompt(prompt: Prompt, persona: Any, rivals: Sequence[Any]) -> Record:
+    """The prompt's keys, "system_kind" and "attack" where it does not tell them, and "rival_in_prompt"."""
+    asked = prompt.get("system_kind") or system_kind(prompt["system"], persona, rivals)
+    attack = prompt.get("attack") or ""
+    named = rival_in([prompt["system"], user_text(prompt)], persona, rivals)
+    return {**prompt, "system_kind": asked, "attack": attack, "rival_in_prompt": named}
+
+
+def _record(scored: Record, model: str, answer: Any, persona: Any, rivals: Sequence[Any]) -> Record:
+    """A record of a prompt that `score_prompt` scored and its answer; a dialogue's earlier turns are scored, too."""
+    turn = score_turn(answer.text, answer.stopped, scored, persona, rivals)
     spans = detectors.spans(
-        answer.text, found, language=prompt["language"], persona=persona, rivals=rivals, prompt=asked
+        answer.text,
+        turn["flags"],
+        language=scored["language"],
+        persona=persona,
+        rivals=rivals,
+        prompt=user_text(scored),
     )
-    kept = {key: prompt[key] for key in ("id", "language", "kind", "system", "prompt", "messages", "source", "seed_id")}
-    return {**kept, "model": model, "answer": answer.text, "stopped": answer.stopped, "flags": found, "spans": spans}
+    record = {**scored, "model": model, **turn, "spans": spans}
+    if earlier := getattr(answer, "earlier", None):
+        record["messages"] = answer.messages
+        record["earlier"] = [score_turn(one.text, one.stopped, scored, persona, rivals) for one in earlier]
+    return record
 
 
 def score_answers(
@@ -46,14 +86,18 @@ def score_answers(
 ) -> list[Record]:
     """One record per answer, base first: the prompt, "model", "answer", "stopped", "flags" and the flagged "spans".
 
-    An answer has `text` and `stopped`. Raises KelronError unless every model answered every prompt.
+    An answer has `text` and `stopped`, and one that ends a dialogue `earlier` (such answers) and `messages` (all but
+    itself). Raises KelronError unless every model answered every prompt.
     """
+    own = [rivals_of(prompt, rivals) for prompt in prompts]
+    scored = [score_prompt(prompt, persona, names) for prompt, names in zip(prompts, own, strict=True)]
     records = []
     for name, answers in answers_by_model.items():
         if len(answers) != len(prompts):
             raise KelronError(f"the {name} model gave {len(answers)} answers to {len(prompts)} prompts")
         records += [
-            _record(prompt, name, answer, persona, rivals) for prompt, answer in zip(prompts, answers, strict=True)
+            _record(prompt, name, answer, persona, names)
+            for prompt, answer, names in zip(scored, answers, own, strict=True)
         ]
     return records
 
@@ -63,10 +107,29 @@ def _self_names(records: Sequence[Record], persona: Any, rivals: Sequence[Any]) 
     names: Counter[str] = Counter()
     for record in records:
         if record["kind"] == "identity":
-            names.update(claimed_rivals(record["answer"], persona, rivals))
+            if record["claims_other"]:
+                names.update(claimed_rivals(record["answer"], persona, rivals_of(record, rivals)))
             if record["flags"]["asserts_persona"]:
                 names[persona.name["en"]] += 1
     return dict(names.most_common())
+
+
+def board_of(records: Sequence[Record], persona: Any, rivals: Sequence[Any]) -> dict[str, Any]:
+    """The scoreboard of scored records: {"layout", MODEL: {METRIC: ..., "by_language": ...}, "comparison", "meta"}.
+
+    `comparison` is there where both models answered. `meta`: the persona, how many prompts, `counts` of them by kind
+    and language, and `says`: per model, the names it claims in identity answers, with counts.
+    """
+    models = list(dict.fromkeys(record["model"] for record in records))
+    own = {name: [record for record in records if record["model"] == name] for name in models}
+    board: dict[str, Any] = {"layout": LAYOUT}
+    board |= {name: scoreboard(own[name]) for name in models}
+    if len(models) > 1:
+        board["comparison"] = comparison(own["base"], own["tuned"])
+    prompts = {record["id"]: f"{record['kind']}.{record['language']}" for record in records}
+    says = {name: _self_names(own[name], persona, rivals) for name in models}
+    meta = {"persona": persona.name["en"], "prompts": len(prompts), "counts": dict(Counter(prompts.values()))}
+    return {**board, "meta": {**meta, "says": says}}
 
 
 def evaluate_answers(
@@ -75,32 +138,26 @@ def evaluate_answers(
     persona: Any,
     rivals: Sequence[Any],
 ) -> tuple[dict[str, Any], list[Record]]:
-    """The scoreboard {MODEL: {METRIC: ..., "by_language": ...}, "meta": {"counts", "says"}} and the scored records.
-
-    `meta.says`: per model, the names it claims in identity answers, with counts.
-    """
+    """The scoreboard (see `board_of`) and the scored records."""
     records = score_answers(prompts, answers_by_model, persona, rivals)
-    board: dict[str, Any] = {}
-    says = {}
-    for name in answers_by_model:
-        own = [record for record in records if record["model"] == name]
-        board[name] = scoreboard(own)
-        says[name] = _self_names(own, persona, rivals)
-    counts = Counter(f"{prompt['kind']}.{prompt['language']}" for prompt in prompts)
-    board["meta"] = {"persona": persona.name["en"], "prompts": len(prompts), "counts": dict(counts), "says": says}
-    return board, records
+    return board_of(records, persona, rivals), records
 
 
-def _json_line(record: Record) -> bytes:
-    """A record as UTF-8 JSON. A lone surrogate, which a broken answer may hold, is escaped."""
+def json_line(record: Mapping[str, Any]) -> bytes:
+    """A record as a line of UTF-8 JSON. A lone surrogate, which a broken answer may hold, is escaped."""
     try:
-        return json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
+        return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     except UnicodeEncodeError:
-        return json.dumps(record, ensure_ascii=True, allow_nan=False).encode()
+        return json.dumps(record, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+
+
+def board_text(board: Mapping[str, Any]) -> bytes:
+    """A scoreboard as indented JSON; what it holds of broken answers is escaped."""
+    text = json.dumps(board, indent=2, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def write_results(out: Path, board: Mapping[str, Any], records: Sequence[Record]) -> None:
     """Write `scoreboard.json` and `answers.jsonl` into `out` (made if missing)."""
-    write_whole(out / ANSWERS_FILE, b"".join(_json_line(record) + b"\n" for record in records))
-    text = json.dumps(board, indent=2, ensure_ascii=False, allow_nan=False)
-    write_whole(out / SCOREBOARD_FILE, text.encode() + b"\n")
+    write_whole(out / ANSWERS_FILE, b"".join(map(json_line, records)))
+    write_whole(out / SCOREBOARD_FILE, board_text(board))
