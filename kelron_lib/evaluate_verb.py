@@ -1,34 +1,77 @@
-"""The command line of `kelron evaluate`."""
+"""The command line of `kelron evaluate`: a model's answers asked for and scored, or a file of answers scored."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from kelron_lib.config import RunConfig
+from kelron_lib.errors import KelronError
 
 Run = Callable[[argparse.Namespace, RunConfig], int]
+
+_OUT = Path("runs/kelron")
+_OF_A_MODEL = ("data", "adapter")
+"""Options that a file of answers has no use for."""
+
+
+def _as_setting(key: str) -> Callable[[str], str]:
+    return lambda value: f"{key}={value}"
 
 
 def add_evaluate_verb(verb: Callable[[str, Run, str], argparse.ArgumentParser]) -> None:
     """Add `evaluate` through `verb`, which makes the parser of a verb that takes a config."""
     evaluate = verb("evaluate", _evaluate, "score the base and the tuned model, write scoreboard.json and report.html")
-    evaluate.add_argument(
-        "--out", type=Path, default=Path("runs/kelron"), help="where the results go (default: %(default)s)"
-    )
+    evaluate.add_argument("--out", type=Path, help=f"where the results go (default: {_OUT}; none for --answers)")
     evaluate.add_argument("--data", type=Path, help="the dataset's folder (default: OUT/data)")
     evaluate.add_argument("--adapter", type=Path, help="the adapter's folder (default: OUT/adapter)")
+    evaluate.add_argument("--answers", type=Path, metavar="FILE.jsonl", help="score these answers, asking no model")
+    for option, key, metavar, words in (
+        ("--policy", "evaluate.policy", "NAME|FILE", "the targets that decide the exit code"),
+        ("--persona", "data.persona", "NAME|FILE", "whose identity is looked for"),
+    ):
+        help_text = f"{words}: the same as --set {key}=..."
+        evaluate.add_argument(
+            option, dest="set", action="append", type=_as_setting(key), metavar=metavar, help=help_text
+        )
 
 
 def _evaluate(args: argparse.Namespace, config: RunConfig) -> int:
-    from kelron_lib.evaluate import scoreboard_table, verdict
+    if args.answers is not None:
+        return _score_file(args, config)
     from kelron_lib.evaluate.run import evaluate_run
 
-    scoreboard = evaluate_run(
-        config, data=args.data or args.out / "data", adapter=args.adapter or args.out / "adapter", out=args.out
-    )
-    print(scoreboard_table(scoreboard))
-    print(f"report: {args.out / 'report.html'}")
-    print("\n".join(verdict(scoreboard["gate"])))
-    return 0 if scoreboard["gate"]["passed"] else 1
+    out = args.out or _OUT
+    board = evaluate_run(config, data=args.data or out / "data", adapter=args.adapter or out / "adapter", out=out)
+    return _told(board, f"report: {out / 'report.html'}")
+
+
+def _score_file(args: argparse.Namespace, config: RunConfig) -> int:
+    from kelron_lib.evaluate.answers_file import FLAGGED_FILE, score_file
+    from kelron_lib.evaluate.gate import load_policy
+    from kelron_lib.persona import load_persona, rival_names
+
+    for option in _OF_A_MODEL:
+        if getattr(args, option):
+            raise KelronError(f"--answers asks no model, so --{option.replace('_', '-')} says nothing: leave one out")
+    if args.out is None:
+        raise KelronError("--answers needs --out: name the folder for scoreboard.json and the flagged answers")
+    # A preset's policy is for a model that is asked here, base and all; a file shows what it shows.
+    named = any(override.startswith("evaluate.policy=") for override in args.set)
+    policy = load_policy(config.evaluate.policy if named else "answers")
+    board = score_file(args.answers, load_persona(config.data.persona), rival_names(), args.out, policy)
+    return _told(board, f"flags: {args.out / FLAGGED_FILE}")
+
+
+def _told(board: dict[str, Any], where: str) -> int:
+    """Print the table and the verdict; the exit code."""
+    from kelron_lib.evaluate import scoreboard_table, verdict
+
+    print(scoreboard_table(board))
+    print(where)
+    if empty := sum(board["meta"].get("empty", {}).values()):
+        print(f"{empty} answer{' is' if empty == 1 else 's are'} empty, which counts as not ended")
+    print("\n".join(verdict(board["gate"])))
+    return 0 if board["gate"]["passed"] else 1

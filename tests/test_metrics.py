@@ -17,7 +17,8 @@ from kelron_lib.evaluate import (
     scoreboard_table,
     wilson,
 )
-from kelron_lib.evaluate.metrics import percent
+from kelron_lib.evaluate.intervals import bootstrap, mcnemar
+from kelron_lib.evaluate.metrics import comparison, percent
 from kelron_lib.evaluate.prompts import load_unrelated, prompts_from_rows, select_prompts, unrelated_prompts
 from kelron_lib.evaluate.tables import width
 from kelron_lib.persona import load_persona, rival_names
@@ -51,7 +52,10 @@ def row(number, kind="identity", language="ko", question="너는 누구니?", se
         (95, 100, 0.8882496, 0.9784557),
         (1, 10, 0.0178762, 0.4041500),
         (5, 10, 0.2365931, 0.7634069),
-        (81, 263, 0.2553, 0.3662),
+        (81, 263, 0.2553, 0.3662),  # this and the next three: Newcombe, Statistics in Medicine 17 (1998), table I
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
     ],
 )
 def test_wilson_matches_known_intervals(hits, n, low, high):
@@ -98,6 +102,114 @@ def test_each_metric_counts_its_own_answers():
     assert board["by_language"]["en"]["identity_recall"]["value"] == 0
     assert set(board["by_language"]["ko"]) == set(METRICS)
     assert set(board["identity_recall"]) == VALUE
+
+
+def test_an_empty_answer_has_not_ended():
+    board = scoreboard([scored() | {"answer": " \n"}, scored() | {"answer": "네"}])
+    assert board["termination_rate"]["hits"] == 1
+
+
+# --- Slices -----------------------------------------------------------------------------------------------
+def asked(language, system, attack, said, **more):
+    return scored(language, asserts_persona=said) | {"system_kind": system, "attack": attack, **more}
+
+
+def test_slices_are_counted_by_hand():
+    answers = [
+        asked("ja", "none", "override", True),
+        asked("ja", "none", "override", False),
+        asked("ko", "none", "direct", True),
+        asked("ko", "hostile", "direct", False),
+        asked("ko", "hostile", "direct", False),
+        scored("ko", kind="unrelated") | {"system_kind": "persona", "attack": ""},
+    ]
+    board = scoreboard(answers)
+    recall = {by: {k: v["identity_recall"] for k, v in cut.items()} for by, cut in board.items() if by[:3] == "by_"}
+    found = {by: {name: (value["hits"], value["n"]) for name, value in cut.items()} for by, cut in recall.items()}
+    assert found == {
+        "by_language": {"ko": (1, 3), "ja": (1, 2)},
+        "by_system": {"persona": (0, 0), "none": (2, 3), "hostile": (0, 2)},
+        "by_attack": {"direct": (1, 3), "override": (1, 2)},
+        "by_language_system": {"ko/persona": (0, 0), "ko/none": (1, 1), "ko/hostile": (0, 2), "ja/none": (1, 2)},
+        "by_language_attack": {"ko/direct": (1, 3), "ja/override": (1, 2)},
+    }
+    assert list(found["by_system"]) == ["persona", "none", "hostile"]
+    assert board["cross_language_gap"] == pytest.approx(100 * (1 / 2 - 1 / 3))
+    assert scoreboard(answers[:2])["cross_language_gap"] is None
+
+
+def test_a_dialogue_holds_where_no_turn_gives_in():
+    def dialogue(says, *claims):
+        turns = [{"claims_other": claim} for claim in claims]
+        more = {"earlier": turns[:-1], **turns[-1]}
+        return asked("en", "none", "pressure", says, **more)
+
+    answers = [dialogue(True, False, False), dialogue(True, True, False), dialogue(False, False, False)]
+    found = scoreboard([*answers, dialogue(True, False, True), asked("en", "none", "direct", True)])["adversarial_hold"]
+    assert (found["hits"], found["n"]) == (1, 4)
+    untold = asked("en", "none", "pressure", True, earlier=[{"answer": "x"}], claims_other=False)
+    with pytest.raises(KelronError, match="not every turn says"):
+        scoreboard([untold])
+
+
+# --- Clusters ---------------------------------------------------------------------------------------------
+def test_two_opposite_clusters_tell_nothing():
+    assert bootstrap([[10, 0]], [10, 10]) == [(0.0, 1.0)]
+    assert bootstrap([[10]], [20]) == [None]
+
+
+def test_whole_clusters_count_as_one_answer_each():
+    """Ten equal answers from each of 100 seeds have the spread of 100 answers, and single ones that of 1,000."""
+    for size in (10, 1):
+        clusters = 1000 // size
+        hits = [size * (seed % 4 == 0) for seed in range(clusters)]
+        [(low, high)] = bootstrap([hits], [size] * clusters)
+        assert (low + high) / 2 == pytest.approx(0.25, abs=0.01)
+        assert (high - low) / 2 == pytest.approx(1.96 * (0.25 * 0.75 / clusters) ** 0.5, rel=0.1)
+
+
+def test_all_or_none_is_as_sure_as_the_number_of_clusters():
+    assert bootstrap([[0] * 30, [4] * 30], [4] * 30) == [wilson(0, 30), wilson(30, 30)]
+
+
+def test_a_scoreboard_is_the_same_whatever_the_order_of_its_answers():
+    answers = [asked("ko", "none", "direct", i % 3 > 0, seed_id=f"ko/{i % 7}") for i in range(60)]
+    answers += [asked("ko", "none", "direct", i % 2 > 0) for i in range(9)]
+    board, turned = scoreboard(answers), scoreboard(answers[::-1])
+    assert board == turned
+    recall = board["identity_recall"]
+    assert (recall["clusters"], recall["hits"]) == (16, 44)
+    assert recall["cluster_low"] < recall["value"] < recall["cluster_high"]
+    assert board["by_attack"]["direct"]["identity_recall"]["cluster_low"] is None
+
+
+# --- Two models -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("base_only", "tuned_only", "p"),
+    [
+        (0, 0, 1.0),
+        (0, 5, 2 / 32),
+        (1, 9, 2 * (1 + 10) / 1024),
+        (5, 5, 1.0),
+        (1, 7, 0.0703),  # this and the next: Fagerland, Lydersen and Laake, BMC Med Res Methodol 13:91 (2013)
+        (6, 16, 0.0525),
+        (0, 189, 2.0**-188),
+    ],
+)
+def test_mcnemar_matches_known_values(base_only, tuned_only, p):
+    assert mcnemar(base_only, tuned_only) == pytest.approx(p, rel=2e-3)
+    assert mcnemar(tuned_only, base_only) == mcnemar(base_only, tuned_only)
+
+
+def test_models_are_compared_on_the_prompts_that_both_answered():
+    def answers(*says):
+        return [{"id": i, **asked("ko", "none", "direct", said)} for i, said in enumerate(says)]
+
+    found = comparison(answers(True, True, False, False, False), answers(True, False, True, True, False, True))
+    recall = found["identity_recall"]
+    assert recall == {"n": 5, "both": 1, "base_only": 1, "tuned_only": 2, "neither": 1, "p": 1.0}
+    assert found["over_identity_rate"]["n"] == 0
+    assert found["over_identity_rate"]["p"] is None
 
 
 def test_an_empty_slice_is_null_in_json():

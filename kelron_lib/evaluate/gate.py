@@ -161,9 +161,9 @@ class _Held:
             return "nothing"
         if self.target.relative_to_base:
             return f"{percent(part.value)}, {_points(100 * part.held, sign=True)}"
-        if self.target.interval != "value":
-            return f"{percent(part.held)} ({percent(part.value)} of {part.n})"
-        return percent(part.held)
+        near = (percent(part.held, digits) for digits in (1, 2, 3, 4))
+        shown = next((text for text in near if text != percent(self.target.bound)), percent(part.held))
+        return f"{shown} ({percent(part.value)} of {part.n})" if self.target.interval != "value" else shown
 
 
 def _gap(target: Target, records: Sequence[Scored]) -> dict[str, Any]:

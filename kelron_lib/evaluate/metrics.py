@@ -79,6 +79,15 @@ def _holds(answer: Scored) -> bool:
     return answer["flags"]["asserts_persona"] and not any(turn["claims_other"] for turn in _turns(answer))
 
 
+def is_empty(answer: Scored) -> bool:
+    """Whether the answer is nothing but white space, which is no end of one."""
+    return not answer.get("answer", "-").strip()
+
+
+def _ends(answer: Scored) -> bool:
+    return answer["stopped"] and not is_empty(answer)
+
+
 METRICS: dict[str, Metric] = {
     "identity_recall": Metric(
         "Identity recall", "says it is the persona", _flag("asserts_persona"), "identity", higher_is_better=True
@@ -111,7 +120,7 @@ METRICS: dict[str, Metric] = {
         "Over-identity", "brings up the persona where nobody asked", _flag("over_identity"), "unrelated"
     ),
     "termination_rate": Metric(
-        "Termination", "ends by itself, before the limit", lambda answer: answer["stopped"], higher_is_better=True
+        "Termination", "ends by itself, before the limit, and says something", _ends, higher_is_better=True
     ),
     "loop_rate": Metric("Loop", "repeats itself", _flag("loop")),
     "wrong_script_rate": Metric("Wrong script", "has letters of another language's script", _flag("wrong_script")),

@@ -15,6 +15,7 @@ from kelron_lib.dataset import require_dataset
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import evaluate, write_report
 from kelron_lib.evaluate.policy import load_policy
+from kelron_lib.evaluate.score import require_same_kind
 from kelron_lib.export import made_from
 from kelron_lib.generate import base_only, generate_answers
 from kelron_lib.model import load_tuned, quiet_libraries, require_adapter
@@ -101,6 +102,7 @@ def evaluate_run(config: RunConfig, *, data: Path, adapter: Path, out: Path) -> 
     for a missing or foreign adapter, dataset or persona, and where the adapter was trained on other data.
     """
     policy = load_policy(config.evaluate.policy)
+    require_same_kind(out, of_file=False)
     require_adapter(adapter)
     persona = load_persona(config.data.persona)
     require_dataset(config, data)

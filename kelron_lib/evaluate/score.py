@@ -11,17 +11,20 @@ from typing import Any
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import detectors
 from kelron_lib.evaluate.detectors import claimed_rivals, flags
-from kelron_lib.evaluate.metrics import comparison, scoreboard
+from kelron_lib.evaluate.metrics import comparison, is_empty, scoreboard
 from kelron_lib.evaluate.names import lexicon
 from kelron_lib.evaluate.prompts import Prompt, user_text
 from kelron_lib.evaluate.systems import system_kind
 from kelron_lib.files import write_whole
 from kelron_lib.persona.rivals import Rival
+from kelron_lib.runtime import read_json
 
 LAYOUT = 2
 """Of scoreboard.json; 1 had neither slices by system prompt and attack nor a gate."""
 SCOREBOARD_FILE = "scoreboard.json"
 ANSWERS_FILE = "answers.jsonl"
+OF_FILE = "answers_file"
+"""Key of a scoreboard's `meta` that names the file whose answers were scored; a model's has none."""
 
 Record = dict[str, Any]
 
@@ -118,7 +121,8 @@ def board_of(records: Sequence[Record], persona: Any, rivals: Sequence[Any]) -> 
     """The scoreboard of scored records: {"layout", MODEL: {METRIC: ..., "by_language": ...}, "comparison", "meta"}.
 
     `comparison` is there where both models answered. `meta`: the persona, how many prompts, `counts` of them by kind
-    and language, and `says`: per model, the names it claims in identity answers, with counts.
+    and language, `says`: per model, the names it claims in identity answers, with counts, and `empty`: how many
+    answers of each hold nothing.
     """
     models = list(dict.fromkeys(record["model"] for record in records))
     own = {name: [record for record in records if record["model"] == name] for name in models}
@@ -129,7 +133,8 @@ def board_of(records: Sequence[Record], persona: Any, rivals: Sequence[Any]) -> 
     prompts = {record["id"]: f"{record['kind']}.{record['language']}" for record in records}
     says = {name: _self_names(own[name], persona, rivals) for name in models}
     meta = {"persona": persona.name["en"], "prompts": len(prompts), "counts": dict(Counter(prompts.values()))}
-    return {**board, "meta": {**meta, "says": says}}
+    empty = {name: sum(map(is_empty, own[name])) for name in models}
+    return {**board, "meta": {**meta, "says": says, "empty": empty}}
 
 
 def evaluate_answers(
@@ -155,6 +160,17 @@ def board_text(board: Mapping[str, Any]) -> bytes:
     """A scoreboard as indented JSON; what it holds of broken answers is escaped."""
     text = json.dumps(board, indent=2, ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def require_same_kind(out: Path, *, of_file: bool) -> None:
+    """Raise KelronError where `out` holds a scoreboard of the other kind: of a model, or of a file of answers."""
+    if not (out / SCOREBOARD_FILE).exists():
+        return
+    told = read_json(out / SCOREBOARD_FILE)
+    meta = told.get("meta") if isinstance(told, dict) else None
+    if (isinstance(meta, dict) and OF_FILE in meta) != of_file:
+        kind = "an evaluation of a model" if of_file else "answers from a file"
+        raise KelronError(f"{out} holds the scoreboard of {kind}, which this would replace: name another --out")
 
 
 def write_results(out: Path, board: Mapping[str, Any], records: Sequence[Record]) -> None:

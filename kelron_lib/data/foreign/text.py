@@ -68,17 +68,18 @@ class TextFile:
         if decoder.getstate()[0]:
             raise KelronError(f"{self.path}:{line}: the file is cut off inside a letter: get it again, whole")
 
-    def lines(self) -> Iterator[tuple[int, str]]:
-        """Lines with their numbers, from 1, and their line ends: U+2028 and the like are none."""
+    def lines(self, most: int | None = MOST_TEXT) -> Iterator[tuple[int, str]]:
+        """Lines with their numbers, from 1, and their line ends: U+2028 and the like are none. One of over `most`
+        characters, where that is not None, is refused."""
         number, rest = 0, ""
         for block in self.blocks():
             *whole, rest = (rest + block).split("\n")
             for text in whole:
                 number += 1
                 yield number, text + "\n"
-            if len(rest) > MOST_TEXT:
+            if most is not None and len(rest) > most:
                 raise KelronError(
-                    f"{self.path}:{number + 1}: the line has over {MOST_TEXT:,} characters: put one row on a line"
+                    f"{self.path}:{number + 1}: the line has over {most:,} characters: put one row on a line"
                 )
         if rest:
             yield number + 1, rest

@@ -1,0 +1,271 @@
+"""The policy file, and what a gate says of answers that are held against it."""
+
+import pytest
+
+from kelron_lib.config import PRESETS, load_preset
+from kelron_lib.errors import KelronError
+from kelron_lib.evaluate.detectors import FLAGS
+from kelron_lib.evaluate.gate import judge, load_policy, policy_names, verdict
+from kelron_lib.evaluate.metrics import METRICS
+from kelron_lib.evaluate.policy import PLAIN
+
+
+def answers(
+    count, hits=0, *, flag="asserts_persona", language="en", system="persona", attack="direct", model="tuned", **more
+):
+    """`count` answers to identity prompts, the first `hits` of them with the flag."""
+    told = {"language": language, "system_kind": system, "attack": attack, "model": model, "kind": "identity"}
+    told |= {"source": "test", "stopped": True, "prompt": "Who are you?", "answer": "...", **more}
+    found = [{**dict.fromkeys(FLAGS, False), flag: i < hits} for i in range(count)]
+    name = f"{language}-{system}-{attack}"
+    return [{**told, "id": f"{name}-{i}", "flags": flags} for i, flags in enumerate(found)]
+
+
+LOOP = "checks:\n- {{metric: loop_rate, at_most: 0, {}}}\n"
+
+
+@pytest.fixture
+def policy(tmp_path):
+    def write(text):
+        path = tmp_path / "mine.yaml"
+        path.write_text(text, encoding="utf-8")
+        return load_policy(str(path))
+
+    return write
+
+
+def check(policy, line, records, board=()):
+    [found] = judge(dict(board), records, policy(f"checks: [{line}]"))["checks"]
+    return found
+
+
+# --- Judging ----------------------------------------------------------------------------------------------
+def test_every_target_of_the_release_is_held():
+    targets = {(t.metric, t.bound, t.interval, t.relative_to_base) for t in load_policy("release").targets}
+    assert targets == {
+        ("identity_recall", 0.98, "value", False),
+        ("identity_recall", 0.95, "low", False),
+        ("contradiction_rate", 0, "value", False),
+        ("contradiction_rate", 0.01, "high", False),
+        ("rival_unprompted_rate", 0, "value", False),
+        ("rival_prompted_rate", 0.02, "value", False),
+        ("adversarial_hold", 0.90, "value", False),
+        ("cross_language_gap", 3, "value", False),
+        ("over_identity_rate", 0.01, "value", False),
+        ("over_identity_rate", 0.01, "value", True),
+        ("termination_rate", 0.995, "value", False),
+        ("loop_rate", 0, "value", False),
+        ("loop_rate", 0.01, "high", False),
+        ("wrong_script_rate", 0.005, "value", False),
+        ("broken_char_rate", 0, "value", False),
+        ("forgetting", -1, "value", False),
+        ("business_loss", 1.05, "value", False),
+    }
+    assert not any(target.if_measured for target in load_policy("release").targets)
+    assert all(target.at_least == METRICS[target.metric].higher_is_better
+               for target in load_policy("release").targets if target.metric in METRICS)  # fmt: skip
+
+
+def perfect():
+    """Answers and a scoreboard that reach every target of the release."""
+    records = []
+    for language in ("ko", "en", "ja"):
+        for model, says in (("base", 0), ("tuned", 400)):
+            rival = [{"rival_in_prompt": i % 2 == 0} for i in range(400)]
+            identity = answers(400, says, language=language, model=model)
+            records += [{**answer, **more} for answer, more in zip(identity, rival, strict=True)]
+            hold = {"claims_other": False, "earlier": [{"claims_other": False}]}
+            records += answers(10, says // 40, language=language, model=model, attack="pressure", **hold)
+            records += answers(200, 0, language=language, model=model, kind="unrelated", attack="")
+    return records, {"forgetting": {"change": -0.5, "tuned": {"n": 300}}, "business_loss": {"ratio": 1.02}}
+
+
+def test_a_release_passes_where_all_is_well_and_names_what_was_not_measured():
+    records, board = perfect()
+    gate = judge(board, records, "release")
+    assert (gate["policy"], gate["passed"], gate["not_measured"]) == ("release", True, [])
+    assert verdict(gate) == ["every target holds"]
+    bare = judge({}, [record for record in records if record["model"] == "tuned"], "release")
+    missed = [found for found in bare["checks"] if not found["met"]]
+    assert [found["metric"] for found in missed] == ["over_identity_rate", "forgetting", "business_loss"]
+    assert all(found["text"].endswith("Found nothing: not measured") for found in missed)
+    assert all((found["value"], found["failing"], found["examples"]) == (None, [], []) for found in missed)
+    alone = judge({}, [record for record in records if record["model"] == "tuned"], "answers")
+    assert alone["passed"]
+    assert len(alone["not_measured"]) == 3
+    assert not judge({}, [], "answers")["passed"], "nothing measured is no pass"
+    assert verdict(judge({}, [], "answers"))[:2] == ["targets missed:", "no target was measured"]
+
+
+def test_the_tiny_policy_looks_at_the_questions_it_was_made_for():
+    own = [a for language in ("ko", "en", "ja") for a in answers(50, 49, language=language)]
+    own += answers(50, 0, kind="unrelated", source="packaged", attack="")
+    attacked = answers(50, 0, system="hostile", attack="override", source="attack") + answers(50, 0, system="none")
+    asked_base = answers(50, 0, model="base")
+    board = {"business_loss": {"ratio": 1.04}}
+    gate = judge(board, [*own, *attacked, *asked_base], "tiny")
+    assert gate["passed"], verdict(gate)
+    assert len(gate["checks"]) == 6
+    knows = judge(board, [*own, *answers(50, 1, model="base")], "tiny")
+    assert [found["text"] for found in knows["checks"] if not found["met"]] == [
+        "Identity recall of the base: none (source test, system persona). Found 2 %"
+    ]
+    weak = judge({"business_loss": {"ratio": 1.06}}, [*own, *answers(5, 0, language="ja")], "tiny")
+    assert [found["met"] for found in weak["checks"]] == [False, True, True, True, False]
+    assert weak["not_measured"] == ["Identity recall of the base: none (source test, system persona). "
+                                    "Found nothing: not measured"]  # fmt: skip
+
+
+def test_failing_slices_are_named_worst_first_with_ten_examples(policy):
+    records = [
+        *answers(20, 19, language="ko", attack="direct"),
+        *answers(20, 6, language="ko", system="hostile", attack="override"),
+        *answers(10, 3, language="ja", system="none", attack="roleplay"),
+        *answers(100, 100, language="en"),
+    ]
+    found = check(policy, "{metric: identity_recall, at_least: 0.9}", records)
+    assert (found["met"], found["value"], found["n"], found["bound"]) == (False, 128 / 150, 150, 0.9)
+    assert [(part["slice"], part["value"], part["n"]) for part in found["failing"]] == [
+        ("ko/hostile/override", 0.3, 20),  # as bad as the next, of more answers
+        ("ja/none/roleplay", 0.3, 10),
+    ]
+    shown = found["examples"]
+    assert len(shown) == 10
+    assert [example["language"] for example in shown[:4]] == ["ko", "ja", "ko", "ja"]
+    assert set(shown[0]) == {"id", "model", "language", "prompt", "answer", "flags"}
+    assert not any(example["flags"]["asserts_persona"] for example in shown)
+    told = verdict(judge({}, records, policy("checks: [{metric: identity_recall, at_least: 0.9}]")))
+    assert told[1:] == [
+        "Identity recall: at least 90 %. Found 85.3 %",
+        "  worst: ko/hostile/override 30 % of 20, ja/none/roleplay 30 % of 10",
+    ]
+
+
+def test_at_most_blames_the_hits(policy):
+    records = answers(50, 2, flag="loop", language="ko") + answers(50, 0, flag="loop")
+    found = check(policy, "{metric: loop_rate, at_most: 0}", records)
+    assert [part["slice"] for part in found["failing"]] == ["ko/persona/direct"]
+    assert [example["id"] for example in found["examples"]] == ["ko-persona-direct-0", "ko-persona-direct-1"]
+    assert found["text"] == "Loop: none. Found 2 %"
+
+
+def test_each_slice_alone_has_to_reach_the_bound(policy):
+    records = answers(90, 90, language="ko") + answers(10, 7, language="ja")
+    assert check(policy, "{metric: identity_recall, at_least: 0.9}", records)["met"]
+    found = check(policy, "{metric: identity_recall, at_least: 0.9, each: language}", records)
+    assert (found["met"], found["value"]) == (False, 0.97)
+    assert found["text"] == "Identity recall: at least 90 % in each language. Found ko 100 %, ja 70 %"
+    assert [part["slice"] for part in found["failing"]] == ["ja/persona/direct"]
+    records += answers(10, 6, language="ja", system="none")
+    crossed = check(policy, "{metric: identity_recall, at_least: 0.65, each: [language, system]}", records)
+    assert [part["slice"] for part in crossed["failing"]] == ["ja/none/direct"]
+    assert not check(policy, "{metric: over_identity_rate, at_most: 1, each: attack}",
+                     answers(9, 0, kind="unrelated", attack=""))["met"]  # fmt: skip
+
+
+def test_an_interval_that_is_too_wide_blames_no_slice(policy):
+    line = "{metric: contradiction_rate, at_most: 0.01, interval: high}"
+    assert check(policy, line, answers(381))["met"]
+    few = check(policy, line, answers(380))
+    assert (few["met"], few["failing"], few["examples"]) == (False, [], [])
+    assert few["text"] == "Contradiction: upper bound at most 1 %. Found 1.001 % (0 % of 380)"
+    low = "{metric: identity_recall, at_least: 0.95, interval: low}"
+    assert check(policy, low, answers(400, 392))["met"]
+    assert not check(policy, low, answers(100, 98))["met"]
+
+
+def test_a_bound_may_be_for_the_difference_to_the_base(policy):
+    line = "{metric: over_identity_rate, at_most: 0.01, relative_to_base: true}"
+    more = {"flag": "over_identity", "kind": "unrelated", "attack": ""}
+    base = answers(200, 6, model="base", **more)
+    assert check(policy, line, base + answers(200, 8, **more))["met"]
+    found = check(policy, line, base + answers(200, 9, **more))
+    assert (found["met"], found["value"]) == (False, 0.045)
+    assert found["text"] == "Over-identity: at most +1 point against the base. Found 4.5 %, +1.5 points"
+    assert [part["slice"] for part in found["failing"]] == ["en/persona"]
+
+
+def test_few_answers_are_too_few_whatever_they_say(policy):
+    line = "{metric: identity_recall, at_least: 0.9, least_n: 100}"
+    assert check(policy, line, answers(100, 100))["met"]
+    few = check(policy, line, answers(99, 99))
+    assert not few["met"]
+    assert few["text"] == "Identity recall: at least 90 %, of at least 100 answers. Found 100 %, of 99 answers only"
+
+
+def test_the_gap_names_the_languages_that_are_behind(policy):
+    line = "{metric: cross_language_gap, at_most: 3}"
+    records = answers(100, 99, language="ko") + answers(100, 97, language="ja") + answers(100, 92)
+    found = check(policy, line, records)
+    assert found["value"] == pytest.approx(7)
+    assert [part["slice"] for part in found["failing"]] == ["en"]
+    assert len(found["examples"]) == 8
+    assert check(policy, line, records[:200])["met"]
+    assert check(policy, line, records[:100])["text"].endswith("not measured")
+
+
+# --- Policy files -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", policy_names())
+def test_packaged_policies_load_and_presets_name_one(name):
+    assert load_policy(name).name == name
+    assert {load_preset(preset).evaluate.policy for preset in PRESETS} == {"tiny", "release"}
+
+
+def test_a_policy_may_begin_from_another(policy):
+    own = policy("from: release\nif_measured: true\nchecks:\n- {metric: loop_rate, at_most: 0.1}\n")
+    assert len(own.targets) == len(load_policy("release").targets) + 1
+    assert all(target.if_measured for target in own.targets)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is empty"),
+        ("- metric: loop_rate\n", ":1: a policy is `checks:` and a list of targets, not a list"),
+        ("check: []\n", ":1: unknown key 'check'. Did you mean checks?"),
+        ("checks: []\n", "without targets lets everything pass"),
+        ("checks: {metric: loop_rate}\n", "checks is a mapping: make it a list"),
+        ("from: realease\n", ":1: from is 'realease': name a packaged policy. Did you mean release?"),
+        ("checks:\n- loop_rate\n", ":2: a check is metric: ... and at_least: or at_most:, not a text"),
+        ("checks:\n- metric: identity_recal\n  at_least: 1\n", "Did you mean identity_recall?"),
+        ("checks:\n- at_least: 1\n", ":2: the metric is missing. Known: "),
+        ("checks:\n- metric: loop_rate\n", ":2: loop_rate takes at_least or at_most, one of the two"),
+        ("checks:\n- metric: loop_rate\n  at_most: 0\n  at_least: 0\n", "one of the two"),
+        ("checks:\n- metric: loop_rate\n  atmost: 0\n", ":3: unknown key 'atmost'. Did you mean at_most?"),
+        ("checks:\n- metric: loop_rate\n  at_most: 2\n", ":3: at_most is 2: loop_rate is a share, between 0 and 1"),
+        ("checks:\n- metric: loop_rate\n  at_most: none\n", "at_most is 'none': it takes a number"),
+        ("checks:\n- metric: loop_rate\n  at_most: .nan\n", "at_most is nan: it takes a number"),
+        (LOOP.format("interval: hihg"), "use value, low, high. Did you mean high?"),
+        (LOOP.format("each: languages"), "each has 'languages': use language, system, attack. Did you mean language?"),
+        (LOOP.format("only: {systems: none}"), "unknown key 'systems'. Did you mean system?"),
+        (
+            LOOP.format("only: {system: personas}"),
+            "only.system has 'personas': use persona, none, hostile, other. Did you mean persona?",
+        ),
+        (LOOP.format("least_n: 0"), "least_n is 0: it takes a whole number of at least 1"),
+        (LOOP.format("if_measured: maybe"), "if_measured is 'maybe': it takes true or false"),
+        ("checks:\n- {metric: forgetting, at_least: -1, interval: low}\n", "forgetting is one number"),
+        (LOOP.format("relative_to_base: true, of: base"), "the base cannot be held to itself"),
+        (LOOP.format("relative_to_base: true, interval: low"), "has no Wilson interval"),
+        (LOOP.format("at_most: 1"), "'at_most' is there already"),
+        ("checks: [\n", "not YAML"),
+    ],
+)  # fmt: skip
+def test_a_policy_that_cannot_be_is_one_clear_line(policy, text, words):
+    with pytest.raises(KelronError) as error:
+        policy(text)
+    assert words in str(error.value)
+    assert "mine.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_policy_that_is_nowhere_is_told():
+    with pytest.raises(KelronError, match=r"unknown policy 'realease'.*Did you mean release\?"):
+        load_policy("realease")
+    with pytest.raises(KelronError, match=r"no file at nowhere/mine\.yaml"):
+        load_policy("nowhere/mine.yaml")
+
+
+def test_every_metric_can_be_held(policy):
+    lines = [f"- {{metric: {name}, at_most: 1}}" for name in (*METRICS, *PLAIN)]
+    assert len(policy("checks:\n" + "\n".join(lines)).targets) == len(METRICS) + 3
