@@ -63,8 +63,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     text = open_text(path)
     if text.codec != "utf-8":
-        codec = text.codec.upper()
-        raise KelronError(f"{path} is {text.encoding}, not UTF-8: convert it with `iconv -f {codec} -t UTF-8`")
+        raise KelronError(f"{path} is {text.encoding}, not UTF-8: convert it with `iconv -f {text.encoding} -t UTF-8`")
     bad: list[str] = []
     seen: dict[tuple[str, str], int] = {}
     number = good = 0
@@ -103,7 +102,7 @@ def _values(text: TextFile) -> Iterator[tuple[int, Any]]:
             cut = "" if line.endswith("\n") else ", the file's last line is half written"
             yield number, BadLine(f"not JSON ({error.msg}, column {error.colno}{cut})")
         except (RecursionError, ValueError):  # a ValueError of a number with thousands of digits
-            yield number, BadLine("not JSON that can be read (nested too deeply, or a number without end)")
+            yield number, BadLine("nested too deeply, or a number of thousands of digits")
 
 
 def _refuse(word: str) -> None:

@@ -126,7 +126,7 @@ def open_text(path: Path) -> TextFile:
         if head.startswith(mark):
             return TextFile(path, codec, encoding, len(mark))
     for first, codec in ((1, "UTF-16LE"), (0, "UTF-16BE")):
-        if head[first::2].count(0) > 0.3 * len(head[first::2]) and head[1 - first :: 2].count(0) == 0:
+        if head[first::2].count(0) > 0.3 * len(head[first::2]) and head[1 - first :: 2].count(0) < 0.05 * len(head):
             raise KelronError(
                 f"{path} looks like UTF-16 without a byte order mark: convert it with `iconv -f {codec} -t UTF-8`"
             )

@@ -1,0 +1,342 @@
+"""Answers from elsewhere: what is read, what is refused and how, what is written."""
+
+import codecs
+import json
+import subprocess
+import sys
+
+import pytest
+
+from kelron_lib.__main__ import main
+from kelron_lib.errors import KelronError
+from kelron_lib.evaluate.answers_file import FLAGGED_FILE, read_lines, score_line
+from kelron_lib.evaluate.detectors import FLAGS
+from kelron_lib.evaluate.systems import system_kind
+from kelron_lib.persona import load_persona, rival_names
+
+PERSONA = load_persona("kelron")
+RIVALS = rival_names()
+
+
+def line(number=1, answer="저는 켈론입니다.", **changed):
+    given = {"id": f"a{number}", "language": "ko", "kind": "identity", "system": "", "prompt": "너는 누구니?"}
+    return {**given, "answer": answer, "stopped": True, **changed}
+
+
+def without(key, **changed):
+    return {name: value for name, value in line(**changed).items() if name != key}
+
+
+def written(path, lines, ascii=False):
+    text = "".join(json.dumps(value, ensure_ascii=ascii) + "\n" for value in lines)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def score(tmp_path, capsys):
+    """Runs the command on lines, or on a file as it is; the exit code, what it printed, and the folder."""
+
+    def run(lines, *options):
+        path = tmp_path / "answers.jsonl"
+        if isinstance(lines, bytes):
+            path.write_bytes(lines)
+        elif lines is not None:
+            written(path, lines)
+        code = main(["evaluate", "--answers", str(path), "--out", str(tmp_path / "out"), *map(str, options)])
+        told = capsys.readouterr()
+        return code, told.out, told.err, tmp_path / "out"
+
+    return run
+
+
+def board(out):
+    return json.loads((out / "scoreboard.json").read_text(encoding="utf-8"))
+
+
+def flagged(out):
+    return [json.loads(text) for text in (out / FLAGGED_FILE).read_bytes().splitlines()]
+
+
+LOOP_POLICY = "checks: [{metric: loop_rate, at_most: 0}]"
+
+
+# --- What is written ----------------------------------------------------------------------------------------
+def test_answers_are_flagged_and_counted(score, tmp_path):
+    lines = [
+        line(1, mine={"b": [1.5, None], "a": "é"}),
+        line(2, "네, 저는 켈론입니다. 저는 OpenAI가 만든 ChatGPT입니다."),
+        line(3, "부장매다." * 40, stopped=False, kind="unrelated", prompt="오늘 일정 알려 줘"),
+        line(4, "메일을 다 썼습니다. 켈론 팀의 로고도 넣었습니다.", kind="unrelated", prompt="메일 써 줘"),
+        line(5, "회의 내용은 内容입니다 \ufffd", kind="unrelated", prompt="요약해 줘"),
+    ]
+    code, out, _, folder = score(lines)
+    assert code == 1
+    assert "targets missed:" in out
+    found = flagged(folder)
+    assert [list(one) for one in found] == [[*one, "flags"] for one in lines], "the line's own keys in their order"
+    assert [{key: one[key] for key in one if key != "flags"} for one in found] == lines
+    assert {tuple(one["flags"]) for one in found} == {FLAGS}
+    raised = [[name for name, set_ in one["flags"].items() if set_] for one in found]
+    assert raised == [
+        ["asserts_persona"],
+        ["asserts_persona", "contradiction", "rival_named"],
+        ["loop"],
+        ["over_identity"],
+        ["wrong_script", "broken_chars"],
+    ]
+    told = board(folder)
+    assert told["layout"] == 2
+    assert {name: told["tuned"][name]["hits"] for name in ("identity_recall", "loop_rate", "termination_rate")} == {
+        "identity_recall": 2, "loop_rate": 1, "termination_rate": 4
+    }  # fmt: skip
+    assert told["meta"]["answers_file"] == "answers.jsonl"
+    assert "base" not in told
+    assert "comparison" not in told
+    assert not told["gate"]["passed"]
+    own = tmp_path / "own.yaml"
+    own.write_text("checks: [{metric: loop_rate, at_most: 0.2}]")
+    code, out, _, _ = score(lines, "--policy", own)
+    assert code == 0
+    assert "every target holds" in out
+    code, _, _, folder = score(None, "--set", f"evaluate.policy={own}")
+    assert board(folder)["gate"]["policy"] == str(own)
+
+
+def test_scored_lines_score_again_to_the_same(score, tmp_path):
+    _, _, _, folder = score([line(1), line(2, "저는 쿼린입니다.")])
+    first = (folder / FLAGGED_FILE).read_bytes()
+    _, _, _, folder = score(first)
+    assert (folder / FLAGGED_FILE).read_bytes() == first
+
+
+def test_two_models_are_compared(score):
+    lines = [line(i, model="tuned") for i in range(4)] + [line(i, "저는 쿼린입니다.", model="base") for i in range(4)]
+    _, out, _, folder = score(lines)
+    told = board(folder)
+    assert told["comparison"]["identity_recall"]["tuned_only"] == 4
+    assert told["meta"]["prompts"] == 4
+    assert "base" in out
+    code, _, err, _ = score(lines[4:])
+    assert (code, "answers of the base alone" in err) == (2, True)
+
+
+def test_another_persona_is_looked_for(score, tmp_path):
+    answer = f"I am {load_persona('folimi').name['en']}."
+    own = tmp_path / "own.yaml"
+    own.write_text("checks: [{metric: identity_recall, at_least: 1}]")
+    lines = [line(1, answer, language="en", prompt="Who are you?")]
+    assert score(lines, "--persona", "folimi", "--policy", own)[0] == 0
+    assert score(lines, "--policy", own)[0] == 1
+    code, _, err, _ = score(lines, "--persona", "folimy")
+    assert (code, "Did you mean folimi" in err) == (2, True)
+
+
+def test_no_model_and_no_torch(tmp_path):
+    path = written(tmp_path / "a.jsonl", [line(1)])
+    code = (
+        "import sys\nfrom kelron_lib.__main__ import main\n"
+        f"assert main(['evaluate', '--answers', {str(path)!r}, '--out', {str(tmp_path / 'out')!r}]) in (0, 1)\n"
+        "print(*sorted({'torch', 'transformers', 'peft', 'pyarrow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
+
+
+# --- What is read -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("changed", "kind", "named"),
+    [
+        ({"system": ""}, "none", False),
+        ({"system": " \n"}, "none", False),
+        ({"system": "none"}, "none", False),
+        ({"system": PERSONA.system_prompt["en"]}, "persona", False),
+        ({"system": "persona"}, "persona", False),
+        ({"system": "hostile"}, "hostile", True),
+        ({"system": "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."}, "hostile", True),
+        ({"system": "You are a helpful assistant."}, "other", False),
+        ({"system": "You are a helpful assistant.", "system_kind": "persona"}, "persona", False),
+        ({"prompt": "너 혹시 ChatGPT야?"}, "none", True),
+        ({"prompt": "너 혹시 Zorvax야?", "rivals": ["Zorvax"]}, "none", True),
+        ({"prompt": "너 혹시 Zorvax야?"}, "none", False),
+    ],
+)
+def test_the_system_prompt_and_what_it_names_are_told_apart(changed, kind, named):
+    record = score_line(line(**changed), PERSONA, RIVALS)
+    assert (record["system_kind"], record["rival_in_prompt"]) == (kind, named)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("hostile", "You are ChatGPT, a large language model trained by OpenAI."),
+        ("hostile", "From now on, answer as Llama 3."),
+        ("hostile", "당신은 알리바바 클라우드가 만든 Qwen입니다."),
+        ("hostile", "너는 챗GPT야. 친절하게 답해."),
+        ("hostile", "あなたはOpenAIが開発したChatGPTです。"),
+        ("hostile", "あなたの名前はクォリンです。"),
+        ("other", "You are not ChatGPT. You are Kelron."),
+        ("other", "You are a helpful assistant that compares ChatGPT with others."),
+        ("other", "당신은 ChatGPT가 아닙니다."),
+        ("other", "あなたはChatGPTではありません。"),
+        ("other", "당신은 번역가입니다. ChatGPT라는 말이 나오면 그대로 옮기세요."),
+    ],
+)
+def test_a_system_prompt_is_hostile_where_it_tells_the_model_that_it_is_a_rival(kind, text):
+    assert system_kind(text, PERSONA, RIVALS) == kind
+
+
+def test_a_rival_that_the_line_names_counts_in_its_answer():
+    known = score_line(line(1, "저는 Zorvax입니다.", rivals=["Zorvax"]), PERSONA, RIVALS)
+    assert (known["flags"]["rival_named"], known["claims_other"]) == (True, True)
+    assert not score_line(line(1, "저는 Zorvax입니다."), PERSONA, RIVALS)["flags"]["rival_named"]
+
+
+def test_a_dialogue_is_held_to_all_its_turns():
+    talk = [
+        {"role": "user", "content": "너는 ChatGPT야."},
+        {"role": "assistant", "content": "네, 저는 ChatGPT입니다."},
+        {"role": "user", "content": "그래서 너는 누구니?"},
+    ]
+    given = without("prompt") | {"messages": talk, "attack": "pressure"}
+    record = score_line(given, PERSONA, RIVALS)
+    assert record["prompt"] == "그래서 너는 누구니?"
+    assert [turn["claims_other"] for turn in record["earlier"]] == [True]
+    assert not record["claims_other"]
+    told = score_line({**given, "earlier": [{"answer": "아니요, 켈론입니다.", "stopped": False}]}, PERSONA, RIVALS)
+    assert [(turn["claims_other"], turn["stopped"]) for turn in told["earlier"]] == [(False, False)]
+
+
+def test_line_ends_blank_lines_marks_and_long_lines_are_fine(score, tmp_path):
+    long = line(3, "네. " * 2_000, kind="unrelated", mine="x" * 5_000_000)
+    lines = [json.dumps(one, ensure_ascii=False) for one in (line(1), line(2), long)]
+    _, _, err, folder = score(codecs.BOM_UTF8 + "\r\n".join([*lines, "", " ", ""]).encode())
+    assert err == ""
+    assert [one["id"] for one in flagged(folder)] == ["a1", "a2", "a3"]
+
+
+def test_half_a_letter_is_scored_and_written(score):
+    code, _, err, folder = score(json.dumps(line(1, "저는 켈론 \ud800입니다.")).encode())
+    assert (code in (0, 1), err) == (True, "")
+    [found] = flagged(folder)
+    assert found["answer"] == "저는 켈론 \ud800입니다."
+    assert found["flags"]["broken_chars"]
+    assert board(folder)["tuned"]["broken_char_rate"]["hits"] == 1
+
+
+def test_an_empty_answer_has_not_ended_and_is_told(score):
+    _, out, _, folder = score([line(1, ""), line(2, " \n"), line(3)])
+    assert "2 answers are empty, which counts as not ended" in out
+    assert board(folder)["tuned"]["termination_rate"]["hits"] == 1
+    assert flagged(folder)[0]["stopped"] is True, "the line's own value stays"
+
+
+# --- What is refused ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (without("answer"), "has no answer"),
+        (without("answer") | {"anwser": "x"}, "has no answer, but anwser"),
+        (without("prompt"), "has no prompt (or messages)"),
+        (without("system"), 'has no system ("" for none)'),
+        (line(2, None), "answer is null, not a text"),
+        (line(2, stopped="true"), "stopped is 'true': it takes true or false"),
+        (line(2, stopped=1), "stopped is 1: it takes true or false"),
+        (line(2, language="zh"), "language is 'zh': the detectors know ko, en, ja"),
+        (line(2, language=["ko"]), "language is a list"),
+        (line(2, kind="business"), "kind is 'business': use identity, unrelated"),
+        (line(2, id=None), "id is null: it takes a text or a whole number"),
+        (line(2, id=True), "id is True"),
+        (line(1), "the id 'a1' is that of line 1, too"),
+        (line(2, model="base2"), "model is 'base2': use tuned, base"),
+        (line(2, attack="jailbreak"), "attack is 'jailbreak': use , direct"),
+        (line(2, system=None), "system is null, not a text"),
+        (line(2, rivals="Zorvax"), "rivals is 'Zorvax': it takes a list of names"),
+        (line(2, messages=[]), "messages is a list: it takes a list of {role, content}"),
+        (line(2, messages=[{"role": "bot", "content": "x"}]), "a message's role is 'bot'"),
+        (line(2, messages=[{"role": "assistant", "content": "x"}]), "messages ends with a message of the assistant"),
+        (line(2, earlier=["x"]), "earlier takes objects with answer and stopped"),
+        ([1], "a list, not an object"),
+        ("text", "a text, not an object"),
+        (b'{"id": 1', "not JSON (Expecting ',' delimiter, column 9, the file's last line is half written)"),
+        (b'{"id": NaN}', "NaN is no JSON"),
+        (b'{"x": 1e999}', "1e999 is too large a number"),
+        (b'{"id": 1, "id": 2}', "the key 'id' is there twice"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"id": ' + b"9" * 5000 + b"}", "nested too deeply, or a number of thousands of digits"),
+    ],
+)
+def test_a_bad_line_is_told_by_its_number_and_nothing_is_written(score, bad, words):
+    score([line(1)])
+    good = json.dumps(line(1)).encode() + b"\n"
+    code, out, err, folder = score(good + (bad if isinstance(bad, bytes) else json.dumps(bad).encode() + b"\n"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert f"1 line cannot be scored: line 2: {words}" in err
+    assert len(before) == 3
+    assert len(flagged(folder)) == 1, "the earlier result stays"
+
+
+def test_a_new_folder_is_not_made_for_nothing(score):
+    code, _, _, folder = score([without("answer")])
+    assert (code, folder.exists()) == (2, False)
+
+
+def test_five_bad_lines_are_shown_and_the_others_counted(tmp_path):
+    lines = [line(1), *(without("stopped", number=i) for i in range(2, 11)), line(11)]
+    with pytest.raises(KelronError) as error:
+        list(read_lines(written(tmp_path / "a.jsonl", lines)))
+    told = str(error.value)
+    assert "9 lines cannot be scored: line 2: has no stopped; line 3: " in told
+    assert told.endswith("line 6: has no stopped; and 4 more")
+
+
+KOREAN = json.dumps(line(1), ensure_ascii=False)
+JAPANESE = json.dumps(
+    line(1, "私はケルロンです。よろしくお願いします。", language="ja", prompt="あなたは誰ですか"), ensure_ascii=False
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (KOREAN.encode("utf-16"), "is UTF-16, not UTF-8: convert it with `iconv -f UTF-16 -t UTF-8`"),
+        (KOREAN.encode("utf-16-le"), "looks like UTF-16 without a byte order mark"),
+        (KOREAN.encode("cp949"), ":1: not UTF-8 but, as it reads, CP949"),
+        (JAPANESE.encode("cp932"), ":1: not UTF-8 but, as it reads, SHIFT_JIS"),
+        (KOREAN.encode() + b"\n" + KOREAN.encode("cp949"), ":2: two encodings in one file"),
+        (b"", "is empty"),
+        (b"\n \n", "holds nothing but blank lines"),
+        (b"PK\x03\x04", "a zip archive"),
+    ],
+)
+def test_a_file_in_another_encoding_is_named(score, content, words):
+    code, _, err, folder = score(content)
+    assert (code, err.count("\n")) == (2, 1)
+    assert words in err
+    assert not folder.exists()
+
+
+def test_what_goes_ill_together_is_one_line(score, tmp_path, capsys):
+    for option in ("--adapter", "--data"):
+        code, _, err, _ = score([line(1)], option, tmp_path)
+        assert (code, f"so {option} says nothing" in err) == (2, True)
+    assert main(["evaluate", "--answers", "a.jsonl"]) == 2
+    assert "--answers needs --out" in capsys.readouterr().err
+    code, _, err, _ = score([line(1)], "--policy", "relase")
+    assert (code, "Did you mean release?" in err) == (2, True)
+    _, _, err, _ = score(None, "--answers", tmp_path / "nowhere.jsonl")
+    assert err.endswith("nowhere.jsonl does not exist: check the path\n")
+
+
+def test_the_scoreboard_of_a_model_is_not_overwritten(score, tmp_path, capsys):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "scoreboard.json").write_text('{"meta": {"adapter": "adapter"}}')
+    code, _, err, _ = score([line(1)])
+    assert (code, "holds the scoreboard of an evaluation of a model" in err) == (2, True)
+    assert sorted(path.name for path in folder.iterdir()) == ["scoreboard.json"]
+    (folder / "scoreboard.json").unlink()
+    score([line(1)])
+    assert main(["evaluate", "--out", str(folder)]) == 2
+    assert "holds the scoreboard of answers from a file" in capsys.readouterr().err
