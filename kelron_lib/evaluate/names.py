@@ -189,6 +189,28 @@ def lexicon(persona: Any, rivals: Iterable[Any] = ()) -> Lexicon:
     """The compiled names of a persona (or None; `name`, `spellings`, `maker`) and rivals (`name`, `kind`, `spellings`,
     `common_word`); equal names give the same object. A name of the persona's own is never taken for a rival's.
     """
+    return _known(_Same(persona), _Same(rivals)) if isinstance(rivals, tuple) else _lexicon(persona, rivals)
+
+
+class _Same:
+    """A thing as a key that equals itself alone: to compare every spelling takes longer than to find the names."""
+
+    def __init__(self, thing: Any) -> None:
+        self.thing = thing
+
+    def __hash__(self) -> int:
+        return id(self.thing)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.thing is other.thing
+
+
+@lru_cache(maxsize=256)
+def _known(persona: _Same, rivals: _Same) -> Lexicon:
+    return _lexicon(persona.thing, rivals.thing)
+
+
+def _lexicon(persona: Any, rivals: Iterable[Any]) -> Lexicon:
     names: list[tuple[Kind, str, tuple[str, ...]]] = []
     if persona is not None:
         names = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,14 @@ Record = dict[str, Any]
 
 def rivals_of(prompt: Mapping[str, Any], rivals: Sequence[Any]) -> Sequence[Any]:
     """The rivals, and those that the prompt names beside them."""
-    named = prompt.get("rivals") or ()
-    return [*rivals, *(Rival(name, "assistant", (name,)) for name in named)] if named else rivals
+    named = tuple(prompt.get("rivals") or ())
+    return _with_named(tuple(rivals), named) if named else rivals
+
+
+@lru_cache(maxsize=256)
+def _with_named(rivals: tuple[Any, ...], named: tuple[str, ...]) -> tuple[Any, ...]:
+    """The same object for the same names, so that their patterns are made once."""
+    return (*rivals, *(Rival(name, "assistant", (name,)) for name in named))
 
 
 def rival_in(texts: Iterable[str], persona: Any, rivals: Sequence[Any]) -> bool:
