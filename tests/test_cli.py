@@ -398,6 +398,9 @@ def test_evaluate_refuses_what_the_adapter_was_not_made_from(capsys, trained, tm
     code, _, err = run(capsys, "evaluate", *SETTINGS, *FEW, "--set", "lora.r=2", "--out", trained)
     assert code == 2
     assert "is of a run with lora.r=" in err
+    code, _, err = run(capsys, "evaluate", *SETTINGS, *FEW, "--persona", "folimi", "--adapter", trained / "adapter")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is of a run with data.persona=kelron: evaluate it with that config (--set data.persona=kelron)" in err
     other = shutil.copytree(trained / "data", tmp_path / "data")
     drop_first_row(other, "test")
     told = (trained / "scoreboard.json").stat().st_mtime_ns if (trained / "scoreboard.json").exists() else None

@@ -16,7 +16,7 @@ from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import evaluate, write_report
 from kelron_lib.evaluate.policy import load_policy
 from kelron_lib.evaluate.score import require_same_kind
-from kelron_lib.export import made_from
+from kelron_lib.export import MadeFrom, made_from
 from kelron_lib.generate import base_only, generate_answers
 from kelron_lib.model import load_tuned, quiet_libraries, require_adapter
 from kelron_lib.persona import load_persona, rival_names
@@ -66,18 +66,27 @@ def _optional(path: Path, missing: Any) -> Any:
     return read_json(path) if path.exists() else missing
 
 
-def _require_the_run(config: RunConfig, data: Path, adapter: Path) -> bool:
-    """Whether the adapter says which dataset it was trained on. Raises KelronError where that is not `data`, or the
-    config is not the run's: rows that it was trained on would be taken for held-out ones."""
+def _require_its_config(config: RunConfig, adapter: Path) -> MadeFrom | None:
+    """What the adapter was made from, as far as it says. Raises KelronError where the config is not its run's: another
+    persona would be looked for, or other rows be asked."""
     made = made_from(adapter)
     if made is None:
-        return False
+        return None
     if changed := differing(made.config, to_dict(config), ABOUT_THE_RUN):
         values = as_overrides({key: then for key, (then, _) in changed.items()})
         raise KelronError(
             f"the adapter in {adapter} is of a run with {', '.join(values)}: evaluate it with that config "
             f"({' '.join(f'--set {shlex.quote(value)}' for value in values)})"
         )
+    return made
+
+
+def _require_the_run(config: RunConfig, data: Path, adapter: Path) -> bool:
+    """Whether the adapter says which dataset it was trained on. Raises KelronError where that is not `data`, or the
+    config is not the run's: rows that it was trained on would be taken for held-out ones."""
+    made = _require_its_config(config, adapter)
+    if made is None:
+        return False
     if fingerprint(data) != made.data_fingerprint:
         raise KelronError(
             f"{data} is not the dataset that the adapter in {adapter} was trained on, so its test rows may be known: "
@@ -104,6 +113,7 @@ def evaluate_run(config: RunConfig, *, data: Path, adapter: Path, out: Path) -> 
     policy = load_policy(config.evaluate.policy)
     require_same_kind(out, of_file=False)
     require_adapter(adapter)
+    _require_its_config(config, adapter)  # before the dataset, which of another persona is not there either
     persona = load_persona(config.data.persona)
     require_dataset(config, data)
     rows = load_dataset_dir(data)["test"]

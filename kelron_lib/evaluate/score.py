@@ -58,7 +58,10 @@ def score_turn(answer: str, stopped: bool, prompt: Mapping[str, Any], persona: A
         rivals=rivals,
         prompt=user_text(prompt),
     )
-    claims_other = found["contradiction"] or detectors.claims_other(answer, persona, rivals)
+    # Beside the persona that is a contradiction, which is known already.
+    claims_other = found["contradiction"] or (
+        not found["asserts_persona"] and detectors.claims_other(answer, persona, rivals)
+    )
     return {"answer": answer, "stopped": stopped, "flags": found, "claims_other": claims_other}
 
 
