@@ -2,8 +2,10 @@
 
 import codecs
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +103,14 @@ def test_answers_are_flagged_and_counted(score, tmp_path):
     assert "every target holds" in out
     code, _, _, folder = score(None, "--set", f"evaluate.policy={own}")
     assert board(folder)["gate"]["policy"] == str(own)
+
+
+def test_the_line_in_the_docs_is_scored(score):
+    page = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    [text] = re.findall(r'```json\n(\{"id": .*?)```', page, re.DOTALL)
+    _, _, err, folder = score(text.encode())
+    assert err == ""
+    assert board(folder)["tuned"]["identity_recall"]["hits"] == 1
 
 
 def test_scored_lines_score_again_to_the_same(score, tmp_path):

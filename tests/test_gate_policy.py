@@ -1,5 +1,8 @@
 """The policy file, and what a gate says of answers that are held against it."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from kelron_lib.config import PRESETS, load_preset
@@ -269,3 +272,9 @@ def test_a_policy_that_is_nowhere_is_told():
 def test_every_metric_can_be_held(policy):
     lines = [f"- {{metric: {name}, at_most: 1}}" for name in (*METRICS, *PLAIN)]
     assert len(policy("checks:\n" + "\n".join(lines)).targets) == len(METRICS) + 3
+
+
+def test_the_policy_in_the_docs_loads(policy):
+    page = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    [text] = re.findall(r"```yaml\n(from: .*?)```", page, re.DOTALL)
+    assert len(policy(text).targets) == len(load_policy("release").targets) + 3
