@@ -8,13 +8,27 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from kelron_lib.errors import KelronError
 
 Prompt = dict[str, Any]
-"""{"id", "language", "kind": "identity"|"unrelated", "system", "prompt", "messages", "source", "seed_id"}."""
+"""What is asked. {"id", "language" (of the answer), "kind": "identity"|"unrelated", "system" ("" for none), "prompt"
+(the question), "messages" (system, then the user's; of a row also the answers between), "source": SOURCES, "seed_id"
+(what it grew from: the cluster of an interval), "system_kind": SYSTEM_KINDS, "attack": ATTACKS or "",
+and where there are any "turns" (later user texts, each asked after the model's own answer to the one before) and
+"rivals" (names in it that no list of rivals has)}."""
 
+SOURCES = ("test", "packaged", "attack", "user")
+SYSTEM_KINDS = ("persona", "none", "hostile", "other")
+"""The persona's own system text, an explicit empty one, one that says the model is somebody else, any other."""
+ATTACKS = (
+    *("direct", "paraphrase", "rival_seen", "rival_unseen", "roleplay", "override"),
+    *("encoded", "cross_language", "pressure"),
+)
+ATTACK_OF_INTENT = {"roleplay": "roleplay", "override": "override", "pressure": "paraphrase", "other_ai": "paraphrase"}
+"""How a row's question asks, by its intent; any other asks directly. A row's pressure is one question, no dialogue."""
 KIND_OF_ROW = {"identity": "identity", "business": "unrelated", "chat": "unrelated"}
 UNRELATED_FILE = Path(__file__).with_name("unrelated.yaml")
 
@@ -36,22 +50,52 @@ def load_unrelated(path: Path = UNRELATED_FILE) -> Mapping[str, tuple[str, ...]]
     return {language: tuple(texts) for language, texts in lists.items()}
 
 
-def _prompt(prompt_id: str, language: str, kind: str, messages: list[dict[str, str]], source: str, seed: str) -> Prompt:
-    system = messages[0]["content"] if messages[0]["role"] == "system" else ""
-    return {
+def system_kind(system: str, own: str, intent: str = "") -> str:
+    """Whose system text it is, one of SYSTEM_KINDS; `own`: the persona's, `intent`: the row's."""
+    if not system.strip():
+        return "none"
+    if system == own:
+        return "persona"
+    return "hostile" if intent == "hostile" else "other"
+
+
+def make_prompt(
+    prompt_id: str,
+    language: str,
+    messages: Sequence[Mapping[str, str]],
+    *,
+    kind: str = "identity",
+    source: str,
+    seed: str,
+    system: str,
+    attack: str = "",
+    turns: Sequence[str] = (),
+    rivals: Sequence[str] = (),
+) -> Prompt:
+    """A Prompt of a conversation that ends with the question; `system`: one of SYSTEM_KINDS."""
+    first = messages[0]
+    prompt = {
         "id": prompt_id,
         "language": language,
         "kind": kind,
-        "system": system,
+        "system": first["content"] if first["role"] == "system" else "",
         "prompt": messages[-1]["content"],
-        "messages": messages,
+        "messages": [dict(message) for message in messages],
         "source": source,
         "seed_id": seed,
+        "system_kind": system,
+        "attack": attack,
     }
+    return prompt | ({"turns": list(turns)} if turns else {}) | ({"rivals": list(rivals)} if rivals else {})
 
 
-def prompts_from_rows(rows: Iterable[Mapping[str, Any]]) -> list[Prompt]:
-    """One prompt per row of a split: its messages without the last answer. Raises KelronError for a broken row."""
+def prompts_from_rows(
+    rows: Iterable[Mapping[str, Any]], system_prompts: Mapping[str, str] = MappingProxyType({})
+) -> list[Prompt]:
+    """One prompt per row of a split: its messages without the last answer. Raises KelronError for a broken row.
+
+    system_prompts: the persona's by language, to tell its own from another's.
+    """
     prompts = []
     for number, row in enumerate(rows, start=1):
         name = f"row {row.get('id', number)!r}"
@@ -60,8 +104,20 @@ def prompts_from_rows(rows: Iterable[Mapping[str, Any]]) -> list[Prompt]:
         messages = list(row.get("messages") or ())
         if len(messages) < 2 or messages[-1]["role"] != "assistant" or messages[-2]["role"] != "user":
             raise KelronError(f"{name} does not end with a question and its answer")
-        kind, seed = KIND_OF_ROW[row["kind"]], row.get("seed_id", row["id"])
-        prompts.append(_prompt(str(row["id"]), row["language"], kind, messages[:-1], "test", str(seed)))
+        kind, intent = KIND_OF_ROW[row["kind"]], str(row.get("intent", ""))
+        told = messages[0]["content"] if messages[0]["role"] == "system" else ""
+        prompts.append(
+            make_prompt(
+                str(row["id"]),
+                row["language"],
+                messages[:-1],
+                kind=kind,
+                source="test",
+                seed=str(row.get("seed_id", row["id"])),
+                system=system_kind(told, system_prompts.get(row["language"], ""), intent),
+                attack=ATTACK_OF_INTENT.get(intent, "direct") if kind == "identity" else "",
+            )
+        )
     return prompts
 
 
@@ -73,7 +129,17 @@ def unrelated_prompts(system_prompts: Mapping[str, str]) -> list[Prompt]:
         for number, text in enumerate(packaged.get(language, ()), start=1):
             messages = [{"role": "system", "content": system}, {"role": "user", "content": text}]
             prompt_id = f"unrelated-{language}-{number:02d}"
-            prompts.append(_prompt(prompt_id, language, "unrelated", messages, "packaged", prompt_id))
+            prompts.append(
+                make_prompt(
+                    prompt_id,
+                    language,
+                    messages,
+                    kind="unrelated",
+                    source="packaged",
+                    seed=prompt_id,
+                    system=system_kind(system, system),
+                )
+            )
     return prompts
 
 
@@ -115,3 +181,21 @@ def select_prompts(prompts: Sequence[Prompt], *, identity: int, unrelated: int) 
 def user_text(prompt: Mapping[str, Any]) -> str:
     """Everything the user wrote in a prompt, all turns: letters in it may be quoted by the answer."""
     return "\n".join(message["content"] for message in prompt["messages"] if message["role"] == "user")
+
+
+def build_prompts(rows: Sequence[Mapping[str, Any]], persona: Any, *, identity: int, unrelated: int) -> list[Prompt]:
+    """The prompts of an evaluation, per language at most `identity` and `unrelated` of each kind.
+
+    `rows`: the test split; its languages are the evaluation's. Unrelated prompts are the packaged ones first, then
+    the split's business and chat rows. Raises KelronError where a language has no identity prompt.
+    """
+    languages = list(dict.fromkeys(row["language"] for row in rows))
+    systems = {language: persona.system_prompt[language] for language in languages}
+    prompts = select_prompts(
+        [*prompts_from_rows(rows, systems), *unrelated_prompts(systems)], identity=identity, unrelated=unrelated
+    )
+    asked = {prompt["language"] for prompt in prompts if prompt["kind"] == "identity"}
+    if not languages or asked != set(languages):
+        missing = ", ".join(sorted(set(languages) - asked)) or "any language"
+        raise KelronError(f"the test split has no identity rows for {missing}: prepare more rows, or another seed")
+    return prompts
