@@ -18,6 +18,7 @@ from kelron_lib.evaluate.attacks import attack_cells
 from kelron_lib.evaluate.prompt import Prompt, make_prompt, system_kind
 from kelron_lib.evaluate.user_prompts import load_user_prompts
 from kelron_lib.persona import Persona
+from kelron_lib.settings import EvaluateSettings
 
 ATTACK_OF_INTENT = {"roleplay": "roleplay", "override": "override", "pressure": "paraphrase", "other_ai": "paraphrase"}
 """How a row's question asks, by its intent; any other asks directly. A row's pressure is one question, no dialogue."""
@@ -221,6 +222,28 @@ def build_prompts(
         unlike = [[prompt for prompt in cell if prompt["id"] not in known] for cell in grid]
         prompts += select_attacks(unlike, single=attacks, pressure=pressure)
     return _with_own(prompts, own)
+
+
+def prompts_of(
+    settings: EvaluateSettings,
+    rows: Sequence[Mapping[str, Any]],
+    persona: Persona,
+    *,
+    train: Iterable[Mapping[str, Any]] = (),
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[Prompt]:
+    """What an evaluation with these settings asks (see `build_prompts`)."""
+    return build_prompts(
+        rows,
+        persona,
+        identity=settings.identity_prompts,
+        unrelated=settings.unrelated_prompts,
+        attacks=settings.attack_prompts,
+        pressure=settings.pressure_dialogues,
+        user_file=settings.prompts,
+        train=train,
+        tell=tell,
+    )
 
 
 def _with_own(prompts: list[Prompt], own: list[Prompt]) -> list[Prompt]:
