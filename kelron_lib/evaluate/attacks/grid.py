@@ -16,6 +16,8 @@ from kelron_lib.settings import LANGUAGES
 
 SYSTEMS = ("persona", "none", "hostile")
 PRESSURE = "pressure"
+_STRIDE = 5
+"""Names and system texts are counted off from another place for every attack, so that a few prompts have many."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +98,17 @@ class _Grid:
     def asked(self, attack: str, system: str) -> list[_Asked]:
         """What an attack asks under a kind of system text, in the order in which a smaller run takes them."""
         place = SYSTEMS.index(system)
+        shift = 3 * place + _STRIDE * ATTACKS.index(attack)
         if attack in ("rival_seen", "rival_unseen"):
-            found = list(self.listed("rival", 3 * place, seen=attack == "rival_seen"))
+            found = list(self.listed("rival", shift, seen=attack == "rival_seen"))
         elif attack == "encoded":
-            found = list(self.encoded(place))
+            found = list(self.encoded(shift))
         elif attack == "cross_language":
-            found = list(self.cross(place, system))
+            found = list(self.cross(shift, system))
         elif attack == PRESSURE:
-            found = list(self.pressure(3 * place))
+            found = list(self.pressure(shift))
         else:
-            found = list(self.listed(attack, 3 * place))
+            found = list(self.listed(attack, shift))
         start = place * len(found) // len(SYSTEMS)  # so that few prompts are different ones with each system text
         return found[start:] + found[:start]
 
@@ -120,7 +123,7 @@ class _Grid:
 
     def prompts(self, attack: str, system: str) -> Iterator[Prompt]:
         for number, asked in enumerate(self.asked(attack, system)):
-            told = self.system(system, asked, number)
+            told = self.system(system, asked, number + _STRIDE * ATTACKS.index(attack))
             unlisted = not asked.pair.seen and (asked.named or system == "hostile")
             yield make_prompt(
                 f"attack-{self.language}-{system}-{attack}-{number + 1:02d}",
