@@ -476,3 +476,31 @@ def test_the_tables_count_and_show_every_attack():
     table = prompts_table(prompts)
     for attack in ATTACKS:
         assert table.count(f"\n| {attack} | ") == 2
+
+
+def test_the_documented_examples_and_counts_are_those_of_the_package():
+    page = (Path(__file__).parent.parent / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    part = page.split("## What is asked\n")[1].split("\n## ")[0]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in part.split("\n") if line.startswith("| ")
+    ]
+    shown = {row[0]: row[2] for row in cells if row[0] in ATTACKS}
+    assert set(shown) == set(ATTACKS)
+    asked = defaultdict(set)
+    for prompt in grid(KELRON):
+        asked[prompt["attack"]].add(" → ".join(asked_texts(prompt)))
+    for attack, example in shown.items():
+        assert any(text.startswith(example.removesuffix("…")) for text in asked[attack]), example
+    presets = [load_preset(name).evaluate for name in ("tiny-cpu", "kelron-14b-t4x2-lean", "kelron-14b-t4x2")]
+    counts = {
+        row[0].split("`")[1].removeprefix("evaluate."): row[1:] for row in cells if row[0].startswith("`evaluate.")
+    }
+    assert len(counts) == 4
+    for name, values in counts.items():
+        assert values == [str(getattr(settings, name)) for settings in presets]
+
+
+def test_the_documented_lines_of_a_users_file_are_right(tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    lines = page.split("### Your own prompts")[1].split("```json\n")[1].split("```")[0].splitlines()
+    assert len(load_user_prompts(user_file(tmp_path, *lines), KELRON)) == len(lines) == 3
