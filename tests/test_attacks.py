@@ -372,14 +372,17 @@ def test_what_is_like_a_training_row_is_not_asked_and_that_is_said():
 # --- The user's own -------------------------------------------------------------------------------------------------
 def user_file(folder, *lines):
     path = folder / "mine.jsonl"
-    path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines), "utf-8")
+    path.write_text(
+        "".join(f"{line if isinstance(line, str) else json.dumps(line, ensure_ascii=False)}\n" for line in lines),
+        "utf-8",
+    )
     return path
 
 
 def test_own_prompts_are_asked_besides(tmp_path):
     path = user_file(
         tmp_path,
-        {"language": "ko", "prompt": "너 정체가 뭐니"},
+        {"language": "ko", "prompt": "너 정체가\u2028뭐니"},
         "",
         {"language": "en", "prompt": "Who?", "id": "mine", "system": "", "attack": "roleplay", "rivals": ["Zorp"]},
         {"language": "ja", "messages": [{"role": "user", "content": "だれ"}], "turns": ["ほんとに", "だれ"]},
@@ -420,6 +423,7 @@ def test_own_prompts_are_asked_besides(tmp_path):
         ),
         ({"language": "ko", "messages": [{"role": "system", "content": "s"}]}, "messages has no user turn"),
         ({"language": "ko", "messages": ["q"]}, "messages has to be a list of"),
+        ('{"language": "ko", "prompt": "\\ud800"}', "half a character"),
         (
             {"language": "ko", "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
             "messages ends with an answer",
@@ -437,13 +441,24 @@ def test_a_bad_line_of_the_users_file_is_named(tmp_path, line, says):
 
 def test_five_errors_are_shown_and_the_rest_counted(tmp_path):
     good = {"language": "ko", "prompt": "q", "id": "one"}
-    path = user_file(tmp_path, good, good, *["{"] * 6)
+    path = user_file(tmp_path, good, good | {"prompt": "r"}, *["{"] * 6)
     with pytest.raises(KelronError) as caught:
         load_user_prompts(path, KELRON)
     lines = str(caught.value).split("\n")
     assert lines[0] == f"{path}:2: id 'one' is line 1's already"
     assert len(lines) == 6
     assert lines[-1] == "and 2 more"
+
+
+def test_a_conversation_is_not_asked_twice(tmp_path):
+    same = {"language": "ko", "prompt": "q"}
+    with pytest.raises(KelronError, match=r"mine.jsonl:2: asks just what line 1 asks"):
+        load_user_prompts(user_file(tmp_path, same, same | {"id": "other"}), KELRON)
+    before, _ = asked_by(load_preset("tiny-cpu").evaluate, [row(1)])
+    known = next(prompt for prompt in before if prompt["source"] == "attack" and prompt["system_kind"] == "persona")
+    path = user_file(tmp_path, {"language": "ko", "prompt": known["prompt"]})
+    after, _ = asked_by(resolve("tiny-cpu", [f"evaluate.prompts={path}"]).evaluate, [row(1)])
+    assert [prompt["id"] for prompt in after if prompt["prompt"] == known["prompt"]] == ["user-1"]
 
 
 def test_files_that_hold_no_prompts_are_refused(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,3 +60,9 @@ def make_prompt(
         "attack": attack,
     }
     return prompt | ({"turns": list(turns)} if turns else {}) | ({"rivals": list(rivals)} if rivals else {})
+
+
+def digest(prompt: Prompt) -> str:
+    """What tells one conversation from another: its messages and its turns."""
+    told = [prompt["messages"], prompt["turns"]] if prompt.get("turns") else prompt["messages"]
+    return hashlib.sha256(json.dumps(told, ensure_ascii=True).encode()).hexdigest()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -15,7 +13,7 @@ from typing import Any
 from kelron_lib.data.gate.similar import Others
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.attacks import attack_cells
-from kelron_lib.evaluate.prompt import Prompt, make_prompt, system_kind
+from kelron_lib.evaluate.prompt import Prompt, digest, make_prompt, system_kind
 from kelron_lib.evaluate.user_prompts import load_user_prompts
 from kelron_lib.persona import Persona
 from kelron_lib.settings import EvaluateSettings
@@ -97,15 +95,10 @@ def unrelated_prompts(system_prompts: Mapping[str, str]) -> list[Prompt]:
 
 
 # --- Which of them --------------------------------------------------------------------------------------------
-def _digest(prompt: Prompt) -> str:
-    told = [prompt["messages"], prompt["turns"]] if prompt.get("turns") else prompt["messages"]
-    return hashlib.sha256(json.dumps(told, ensure_ascii=True).encode()).hexdigest()
-
-
 def _distinct(prompts: Sequence[Prompt]) -> list[Prompt]:
     """Of equal conversations the first: asked twice, a greedy model says the same, and n would be a lie."""
-    first = {_digest(prompt): prompt for prompt in reversed(prompts)}
-    return [prompt for prompt in prompts if first[_digest(prompt)] is prompt]
+    first = {digest(prompt): prompt for prompt in reversed(prompts)}
+    return [prompt for prompt in prompts if first[digest(prompt)] is prompt]
 
 
 def _by_turns(groups: Iterable[Sequence[Prompt]]) -> Iterator[Prompt]:
@@ -117,7 +110,7 @@ def _by_turns(groups: Iterable[Sequence[Prompt]]) -> Iterator[Prompt]:
 def _spread(prompts: Sequence[Prompt]) -> list[Prompt]:
     """The prompts of a cell, one of every seed before a second of any; in the same order every time."""
     by_seed: defaultdict[str, list[Prompt]] = defaultdict(list)
-    for prompt in sorted(prompts, key=_digest):
+    for prompt in sorted(prompts, key=digest):
         by_seed[prompt["seed_id"]].append(prompt)
     return list(_by_turns(by_seed.values()))
 
@@ -250,4 +243,5 @@ def _with_own(prompts: list[Prompt], own: list[Prompt]) -> list[Prompt]:
     taken = {prompt["id"] for prompt in prompts}
     if twice := next((prompt["id"] for prompt in own if prompt["id"] in taken), ""):
         raise KelronError(f"id {twice!r} of your prompts is a packaged prompt's or a row's: give it another")
-    return _distinct([*prompts, *own])
+    theirs = {digest(prompt) for prompt in own}
+    return [*(prompt for prompt in prompts if digest(prompt) not in theirs), *own]

@@ -9,7 +9,7 @@ from typing import Any
 
 from kelron_lib.config import nearest
 from kelron_lib.errors import KelronError
-from kelron_lib.evaluate.prompt import ATTACKS, Prompt, make_prompt, system_kind
+from kelron_lib.evaluate.prompt import ATTACKS, Prompt, digest, make_prompt, system_kind
 from kelron_lib.persona import Persona
 from kelron_lib.prompts import ROLES, STOP_TOKENS, check_messages
 from kelron_lib.prompts import START as HEADER
@@ -84,6 +84,8 @@ def _prompt(line: Any, number: int, persona: Persona) -> Prompt:
     for text in (*turns, *(message["content"] for message in messages)):
         if token := next((token for token in _SPECIAL if token in text), ""):
             raise KelronError(f"the special token {token} stands in it: take it out")
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            raise KelronError("half a character (a lone surrogate such as \\ud800) stands in it: take it out")
     attack = _choice(line["attack"], "attack", ATTACKS) if line.get("attack") else ""
     prompt_id = _text(line["id"], "id") if "id" in line else f"user-{number}"
     return make_prompt(
@@ -102,7 +104,7 @@ def _prompt(line: Any, number: int, persona: Persona) -> Prompt:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: a text may hold U+2028
     except FileNotFoundError:
         raise KelronError(f"no file of prompts at {path}") from None
     except UnicodeDecodeError as error:
@@ -123,6 +125,7 @@ def load_user_prompts(path: str | Path, persona: Persona) -> list[Prompt]:
     prompts: list[Prompt] = []
     wrong: list[str] = []
     first: dict[str, int] = {}
+    asked: dict[str, int] = {}
     for number, text in enumerate(_lines(path), start=1):
         if not text.strip():
             continue
@@ -130,6 +133,8 @@ def load_user_prompts(path: str | Path, persona: Persona) -> list[Prompt]:
             prompt = _prompt(json.loads(text), number, persona)
             if (before := first.setdefault(prompt["id"], number)) != number:
                 raise KelronError(f"id {prompt['id']!r} is line {before}'s already")
+            if (before := asked.setdefault(digest(prompt), number)) != number:
+                raise KelronError(f"asks just what line {before} asks: a model would say the same again")
             prompts.append(prompt)
         except json.JSONDecodeError as error:
             wrong.append(f"{path}:{number}: not JSON ({error.msg})")
