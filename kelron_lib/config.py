@@ -109,21 +109,45 @@ def _kelron_14b_t4x2() -> RunConfig:
         ),
         session=SessionSettings(budget_seconds=11 * 3600.0, reserve_seconds=900.0, progress_seconds=60.0),
         evaluate=EvaluateSettings(
-            identity_prompts=400, unrelated_prompts=400, max_new_tokens=256, batch_size=16, policy="release"
+            identity_prompts=200,
+            unrelated_prompts=400,
+            attack_prompts=384,
+            pressure_dialogues=30,
+            max_new_tokens=256,
+            batch_size=16,
+            policy="release",
         ),
     )
 
 
+SMALL: Mapping[str, int] = {
+    "identity_prompts": 20,
+    "unrelated_prompts": 20,
+    "attack_prompts": 24,
+    "pressure_dialogues": 3,
+    "batch_size": 32,
+}
+"""What a small evaluation asks in a language: one of every kind of attack, a dialogue for each kind of system text.
+
+Projected at 10 minutes for base and tuned 14B on two T4s, loading apart: a decoding step reads 6.6 GB of 4-bit weights,
+writes them as 26.4 GB of fp16 and reads those, 0.23 s at 80 % of 320 GB/s, and a GPU makes about 1,200 of them a model:
+300 for its 66 single questions in batches of 32, 630 for dialogues of up to 7 turns, 256 for 30 unrelated prompts."""
+
+
+def small(config: RunConfig) -> RunConfig:
+    """The config with the counts of a small evaluation."""
+    return replace(config, evaluate=EvaluateSettings(**{**asdict(config.evaluate), **SMALL}))
+
+
 def _kelron_14b_t4x2_lean() -> RunConfig:
     """A first result in about an hour (`kelron plan --preset kelron-14b-t4x2-lean` projects it): a twelfth of the rows,
-    seen twice, and as many prompts as a test split of that size has groups for."""
-    full = _kelron_14b_t4x2()
+    seen twice, and a small evaluation."""
+    full = small(_kelron_14b_t4x2())
     return replace(
         full,
         preset="kelron-14b-t4x2-lean",
         data=replace(full.data, rows=3000),
         train=replace(full.train, epochs=2.0, save_steps=50, eval_steps=50, patience=0),
-        evaluate=replace(full.evaluate, identity_prompts=60, unrelated_prompts=60),
     )
 
 

@@ -244,9 +244,16 @@ class EvaluateSettings:
     """The scoreboard: how much is asked, and how long an answer may be."""
 
     identity_prompts: int = 150
-    """Most identity prompts per language (what the test split holds, if that is less)."""
-    unrelated_prompts: int = 150
-    """Most unrelated prompts per language."""
+    """Most identity prompts of the test split per language (what it holds, if that is less)."""
+    unrelated_prompts: int = 120
+    """Most unrelated prompts per language, packaged ones and the test split's."""
+    attack_prompts: int = 48
+    """Most attacks of one question per language, over 24 kinds (8 attacks x 3 system texts): 48 are two of each. There
+    are 16 of a kind (384) and a few more."""
+    pressure_dialogues: int = 3
+    """Most dialogues of 5 to 10 turns per language, over the 3 system texts; there are 10 of each (30)."""
+    prompts: str = ""
+    """Path of a file of prompts of your own (JSON lines), asked besides; empty: none."""
     max_new_tokens: int = 96
     """Longest answer; an answer cut here counts as not terminated."""
     batch_size: int = 64
@@ -259,3 +266,5 @@ class EvaluateSettings:
         require(bool(self.policy.strip()), "evaluate.policy is empty: name a packaged policy or a policy file")
         for name in ("identity_prompts", "unrelated_prompts", "max_new_tokens", "batch_size"):
             require_range(f"evaluate.{name}", getattr(self, name), least=1)
+        for name in ("attack_prompts", "pressure_dialogues"):
+            require_range(f"evaluate.{name}", getattr(self, name), least=0, why="which asks none")

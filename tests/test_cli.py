@@ -373,7 +373,7 @@ def test_resume_goes_on_from_the_store_alone(capsys, tmp_path, trained):
 
 
 def test_evaluate_scores_a_trained_adapter(capsys, trained):
-    few = ("identity_prompts=3", "unrelated_prompts=3", "max_new_tokens=24")
+    few = ("identity_prompts=3", "unrelated_prompts=3", "attack_prompts=0", "pressure_dialogues=0", "max_new_tokens=24")
     settings = [part for setting in few for part in ("--set", f"evaluate.{setting}")]
     code, out, err = run(capsys, "evaluate", *SETTINGS, *settings, "--out", trained)
     board = read(trained / "scoreboard.json")
@@ -391,7 +391,13 @@ def test_evaluate_scores_a_trained_adapter(capsys, trained):
     assert (trained / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-FEW = [f"--set=evaluate.{setting}" for setting in ("identity_prompts=1", "unrelated_prompts=1", "max_new_tokens=4")]
+FEW = [
+    f"--set=evaluate.{setting}"
+    for setting in (
+        *("identity_prompts=1", "unrelated_prompts=1", "attack_prompts=0", "pressure_dialogues=0"),
+        "max_new_tokens=4",
+    )
+]
 
 
 def test_evaluate_refuses_what_the_adapter_was_not_made_from(capsys, trained, tmp_path):

@@ -41,6 +41,8 @@ OVERRIDES = (
     "session.budget_seconds=900",
     "evaluate.identity_prompts=2",
     "evaluate.unrelated_prompts=2",
+    "evaluate.attack_prompts=2",
+    "evaluate.pressure_dialogues=1",
     "evaluate.max_new_tokens=8",
 )
 BUDGET = 900.0

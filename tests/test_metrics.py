@@ -274,7 +274,8 @@ def test_the_packaged_prompts_are_many_distinct_and_name_nobody():
     assert set(packaged) == {"ko", "en", "ja"}
     for prompt in unrelated_prompts(PERSONA.system_prompt):
         assert prompt["kind"] == "unrelated"
-        assert prompt["messages"][0]["content"] == PERSONA.system_prompt[prompt["language"]]
+        told = PERSONA.system_prompt[prompt["language"]] if prompt["system_kind"] == "persona" else ""
+        assert prompt["messages"][0] == {"role": "system", "content": told}
     for texts in packaged.values():
         assert len(texts) == len(set(texts)) >= 20
         assert not any(name in text for text in texts for name in PERSONA.spellings)
@@ -329,7 +330,7 @@ def generate(model, tokenizer, prompts, *, max_new_tokens, batch_size, stop_toke
 
 def run(out, **more):
     rows = [row(i, question=f"너는 누구니? {i}") for i in range(4)] + [row(9, kind="business", question="메일")]
-    sizes = {"identity": 4, "unrelated": 30, "max_new_tokens": 8, "batch_size": 4, "stop_token_ids": (1, 2)}
+    sizes = {"identity": 4, "unrelated": 25, "max_new_tokens": 8, "batch_size": 4, "stop_token_ids": (1, 2)}
     return evaluate(rows, PERSONA, RIVALS, StandIn(), "tokenizer", generate, out, **sizes, **more)
 
 

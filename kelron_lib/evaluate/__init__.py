@@ -13,12 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.detectors import FLAGS, flags
 from kelron_lib.evaluate.gate import judge, load_policy, verdict
 from kelron_lib.evaluate.metrics import METRICS, loss_comparison, proportion, scoreboard, wilson
 from kelron_lib.evaluate.policy import Policy
-from kelron_lib.evaluate.prompts import Prompt, prompts_from_rows, select_prompts, unrelated_prompts
+from kelron_lib.evaluate.prompts import Prompt, build_prompts
 from kelron_lib.evaluate.report import write_report
 from kelron_lib.evaluate.score import Record, evaluate_answers, score_answers, write_results
 from kelron_lib.evaluate.tables import scoreboard_table
@@ -49,24 +48,6 @@ __all__ = [
 MODELS = ("base", "tuned")
 
 Generate = Callable[..., Sequence[Any]]
-
-
-def build_prompts(rows: Sequence[Mapping[str, Any]], persona: Any, *, identity: int, unrelated: int) -> list[Prompt]:
-    """The prompts of an evaluation, per language at most `identity` and `unrelated` of each kind.
-
-    `rows`: the test split; its languages are the evaluation's. Unrelated prompts are the packaged ones first, then
-    the split's business and chat rows. Raises KelronError where a language has no identity prompt.
-    """
-    languages = list(dict.fromkeys(row["language"] for row in rows))
-    systems = {language: persona.system_prompt[language] for language in languages}
-    prompts = select_prompts(
-        [*prompts_from_rows(rows), *unrelated_prompts(systems)], identity=identity, unrelated=unrelated
-    )
-    asked = {prompt["language"] for prompt in prompts if prompt["kind"] == "identity"}
-    if not languages or asked != set(languages):
-        missing = ", ".join(sorted(set(languages) - asked)) or "any language"
-        raise KelronError(f"the test split has no identity rows for {missing}: prepare more rows, or another seed")
-    return prompts
 
 
 def answer_prompts(

@@ -53,7 +53,8 @@ def proof_prompts(config: RunConfig) -> list[Prompt]:
     """What every recipe's adapter is asked: of groups of seeds that none of them trains on."""
     persona = load_persona(config.data.persona)
     many = replace(config, data=replace(config.data, rows=TEST_ROWS))
-    prompts = build_prompts(expanded(many, persona)["test"], persona, **PROMPTS)
+    rows = expanded(many, persona)["test"]
+    prompts = build_prompts(rows, persona, identity=PROMPTS["identity"], unrelated=PROMPTS["unrelated"])
     return [*prompts, *(_naming_a_rival(prompt) for prompt in prompts if prompt["kind"] == "identity")]
 
 
