@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from kelron_lib.answers import answer_share
+from kelron_lib.processes import prepare_cuda_memory
 from kelron_lib.worker import work
 
 
@@ -16,6 +17,7 @@ def main() -> NoReturn:
     def said(done: int, of: int) -> None:
         print(f"{done} of {of} batches answered", flush=True)
 
+    prepare_cuda_memory()
     work(lambda world: answer_share(Path(sys.argv[1]), world, said))
 
 

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from kelron_lib import answers
-from kelron_lib.answers import Asking, ask
+from kelron_lib.answers import Asking, ask, share
 from kelron_lib.config import resolve
 from kelron_lib.errors import KelronError
 
@@ -50,8 +49,8 @@ def test_a_cut_goes_on_with_what_is_missing(whole, tmp_path, monkeypatch):
     (cut / "asking.json").write_text((folder / "asking.json").read_text(encoding="utf-8"), encoding="utf-8")
     (cut / "answers-0.jsonl").write_text(lines[0] + "\n" + lines[1][: len(lines[1]) // 2], encoding="utf-8")
     asked = []
-    real = answers.generate_answers
-    monkeypatch.setattr(answers, "generate_answers", lambda *args, **more: asked.append(args[2]) or real(*args, **more))
+    real = share.generate_answers
+    monkeypatch.setattr(share, "generate_answers", lambda *args, **more: asked.append(args[2]) or real(*args, **more))
     assert ask(asking(), cut, say=lambda _: None) == found
     assert len(asked) == 2
     asked.clear()

@@ -425,7 +425,7 @@ def test_the_measured_loss_is_the_models_own(trained):
     import torch
 
     from kelron_lib.batching import PaddingCollator, encode_rows
-    from kelron_lib.evaluate.run import LOSS_BATCH, supervised_loss
+    from kelron_lib.evaluate.measures import LOSS_BATCH, loss_sum
     from kelron_lib.model import load_tuned
 
     config = resolve("tiny-cpu", SMALL)
@@ -434,9 +434,11 @@ def test_the_measured_loss_is_the_models_own(trained):
     batch = PaddingCollator(tokenizer.pad_token_id)(encode_rows(tokenizer, rows, config.data.max_tokens))
     with torch.inference_mode():
         expected = model(**batch).loss.item()
-    assert supervised_loss(model, tokenizer, rows, config.data.max_tokens) == pytest.approx(expected, rel=1e-5)
-    parts = [supervised_loss(model, tokenizer, [row], config.data.max_tokens) for row in rows]
-    assert min(parts) < expected < max(parts)
+    nats, tokens = loss_sum(model, tokenizer, rows, max_tokens=config.data.max_tokens)
+    assert nats / tokens == pytest.approx(expected, rel=1e-5)
+    parts = [loss_sum(model, tokenizer, [row], max_tokens=config.data.max_tokens) for row in rows]
+    assert min(nats / tokens for nats, tokens in parts) < expected < max(nats / tokens for nats, tokens in parts)
+    assert sum(tokens for _, tokens in parts) == tokens
 
 
 def test_the_adapter_loads_with_plain_peft(trained):
