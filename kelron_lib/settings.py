@@ -197,7 +197,8 @@ class SessionSettings:
     progress_seconds: float = 5.0
     """Time between two progress lines."""
     processes: int = 0
-    """Training processes on this machine; 0: one for each GPU as far as train.passes_per_step divides, else one."""
+    """Processes on this machine that train, or answer; 0: one for each GPU (in training as far as train.passes_per_step
+    divides), else one."""
 
     def __post_init__(self) -> None:
         require_range("session.budget_seconds", self.budget_seconds, above=0)

@@ -35,17 +35,30 @@ def answer_share(folder: Path, world: World, progress: Progress | None = None) -
     done = Kept.read(folder).lines
     own = [[unit for unit in stage if unit not in done][world.rank :: world.size] for stage in stages(asking)]
     world.wait()  # nobody writes before all have seen what is missing
-    share, count = _Share(asking), 0
+    share, told = _Share(asking), _Told(progress, sum(map(len, own)), asking.config.session.progress_seconds)
     _append(folder, world, b"")  # ends a line that a cut left half written
     for stage in own:
         share.kept = Kept.read(folder)
         for unit in stage:
             line = share.do(unit) | {**about, "process": world.rank}
             _append(folder, world, json.dumps(line, ensure_ascii=False).encode())
-            count += 1
-            if progress is not None:
-                progress(count, sum(map(len, own)))
+            told.one_more()
         world.wait()
+
+
+class _Told:
+    """Tells how far a process is, not more often than is wanted."""
+
+    def __init__(self, progress: Progress | None, of: int, every: float) -> None:
+        self._progress, self._of, self._every = progress, of, every
+        self._done, self._at = 0, time.monotonic()
+
+    def one_more(self) -> None:
+        self._done += 1
+        due = time.monotonic() - self._at >= self._every or self._done == self._of
+        if self._progress is not None and due:
+            self._at = time.monotonic()
+            self._progress(self._done, self._of)
 
 
 def _append(folder: Path, world: World, line: bytes) -> None:
