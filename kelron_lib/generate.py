@@ -96,24 +96,44 @@ def generate_answers(
     On a full GPU the batch is halved, which is logged, and the work goes on. Raises KelronError for an empty
     limit, a prompt that does not fit the model's window, or a GPU too small for a single prompt.
     """
-    _check_limits(max_new_tokens, batch_size=batch_size)
     encoded = [encode_prompt(tokenizer, messages) for messages in prompts]
-    _check_window(model, max(map(len, encoded), default=0), max_new_tokens)
+    said = generate_ids(
+        model,
+        encoded,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        stop_token_ids=stop_token_ids,
+        progress=progress,
+    )
+    return [_answer(tokenizer, ids, stop_token_ids) for ids in said]
+
+
+def generate_ids(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    stop_token_ids: Sequence[int],
+    progress: Progress | None = None,
+) -> list[list[int]]:
+    """As `generate_answers`, from token ids to token ids, the stop token included."""
+    _check_limits(max_new_tokens, batch_size=batch_size)
+    _check_window(model, max(map(len, prompts), default=0), max_new_tokens)
     # Longest first: if memory is short, it shows in the first batch and not in the last.
-    order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), i))
-    answers: dict[int, Answer] = {}
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+    said: dict[int, list[int]] = {}
     with _evaluating(model):
-        while len(answers) < len(order):
-            rows = order[len(answers) : len(answers) + batch_size]
-            tokens = _decode_or_none(model, [encoded[i] for i in rows], max_new_tokens, stop_token_ids)
+        while len(said) < len(order):
+            rows = order[len(said) : len(said) + batch_size]
+            tokens = _decode_or_none(model, [prompts[i] for i in rows], max_new_tokens, stop_token_ids)
             if tokens is None:
                 batch_size = _halved(len(rows))
                 continue
-            for i, ids in zip(rows, tokens, strict=True):
-                answers[i] = _answer(tokenizer, ids, stop_token_ids)
+            said.update(zip(rows, tokens, strict=True))
             if progress is not None:
-                progress(len(answers), len(order))
-    return [answers[i] for i in range(len(order))]
+                progress(len(said), len(order))
+    return [said[i] for i in range(len(order))]
 
 
 def stream_answer(
@@ -204,7 +224,9 @@ class _Batch:
         from transformers import DynamicCache
 
         self._model = model
-        self._device = model.get_input_embeddings().weight.device
+        embedding = model.get_input_embeddings()
+        # A table that rests on the host (engine.prepare.HostEmbedding) says itself where its rows go.
+        self._device = getattr(embedding, "device", None) or embedding.weight.device
         width = max(map(len, prompts))
         # The padding id is never seen: its positions are masked. Any valid id will do.
         ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self._device)
