@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import psutil
@@ -224,6 +225,19 @@ def test_a_cut_within_a_character_or_between_two_turns_goes_on(dialogues, adapte
         torn[:inside].decode()
     assert ask(all_of_it(adapter), tmp_path, say=lambda _: None) == found
     assert measured(tmp_path) == measured(folder)
+
+
+def test_alone_it_gives_the_model_back(adapter, tmp_path, monkeypatch):
+    held = []
+
+    def load(*args):
+        model, tokenizer = load_tuned(*args)
+        held.append(weakref.ref(model))
+        return model, tokenizer
+
+    monkeypatch.setattr(share, "load_tuned", load)
+    ask(asking(QUESTIONS[:1], adapter=adapter, models=("tuned",)), tmp_path / "a", say=lambda _: None)
+    assert [model() for model in held] == [None]
 
 
 def test_a_dialogue_that_outgrows_the_window_ends_and_says_so(loaded, tmp_path):
