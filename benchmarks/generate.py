@@ -4,10 +4,11 @@
     python benchmarks/generate.py --random-weights --cap-gib 14.2 --json out.json    # 14B in nf4 with fp16, on CUDA
 
 The same prompts, greedy, the same stop tokens. `one by one`: `model.generate` for each prompt; `generate`: the same in
-left-padded batches, in the order of the prompts; `kelron`: `generate.generate_ids`, which sorts by length and lets rows
-that have ended leave the batch. `equal`: the share of the answers, as tokens, that are those of one by one (of the
+left-padded batches, in the order of the prompts; `kelron`: `generate.generate_ids`, which sorts by length and gives the
+place of an answer that has ended to the next prompt. `equal`: the share of the answers, as tokens, that are those of one by one (of the
 prompts that it was given). With random weights, prompts are random tokens of the lengths of the training benchmark's
-samples, and every --stop-every-th token of the vocabulary stops an answer, so that answers have many lengths.
+samples, and every --stop-every-th token of the vocabulary stops an answer, so that answers have many lengths. Where a
+batch did not fit the memory, `generate` ends and `kelron` goes on with half as many rows, as it does in use.
 """
 
 from __future__ import annotations
@@ -51,11 +52,11 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         "--prompts",
         type=int,
         default=128,
-        help="prompts at most; a batch size gets twice as many as it, and at least 4",
+        help="prompts at most; a batch size gets four times as many",
     )
     add("--one-by-one", type=int, default=0, metavar="N", help="prompts asked one by one (default: 4; on a CPU 32)")
-    add("--new-tokens", type=int, default=96)
-    add("--stop-every", type=int, default=64, help="of a random model's vocabulary; 0: nothing stops an answer")
+    add("--new-tokens", type=int, default=64)
+    add("--stop-every", type=int, default=32, help="of a random model's vocabulary; 0: nothing stops an answer")
     add("--cap-gib", type=float, default=0.0, help="what the allocator may reserve, to stand for a smaller GPU")
     add("--profile", action="store_true", help="where the time goes in Kelron's largest batch, by kind of kernel")
     add("--threads", type=int, default=1, help="of torch, on a CPU")
@@ -173,7 +174,7 @@ def measure(args: argparse.Namespace, model: Any, prompts: list[Ids], stops: lis
     alone = timed(lambda: plain(model, prompts[: args.one_by_one], args, stops, 1), device)
     rows = [{"way": "one by one", "batch": 1, "prompts": args.one_by_one, **alone}]
     for batch in args.batch_sizes:
-        asked = prompts[: max(4, 2 * batch)]
+        asked = prompts[: 4 * batch]
         for way in (plain, kelron):
             before = halvings.count
             found = timed(lambda way=way, asked=asked, batch=batch: way(model, asked, args, stops, batch), device)

@@ -15,7 +15,7 @@ def main() -> NoReturn:
     """Answer this process's share of what the folder asks."""
 
     def said(done: int, of: int) -> None:
-        print(f"{done} of {of} batches answered", flush=True)
+        print(f"{done} of {of} parts answered", flush=True)
 
     prepare_cuda_memory()
     work(lambda world: answer_share(Path(sys.argv[1]), world, said))

@@ -177,7 +177,7 @@ from pathlib import Path
 from kelron_lib.answers import ask
 
 def say(line):
-    if "batches answered" in line:
+    if "parts answered" in line:
         os.kill(os.getpid(), signal.SIGKILL)
 
 ask(pickle.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2]), processes=2, say=say)
@@ -195,11 +195,13 @@ def test_kills_of_the_one_that_asks_and_of_one_that_answers_change_no_answer(dia
     first = len(Kept.read(folder).lines)
     assert 0 < first < units
 
+    killed = []
+
     def kill(line):
-        for child in psutil.Process().children() if "batches answered" in line else ():
-            if "kelron_lib.answerer" in child.cmdline():
-                child.kill()
-                return
+        if "parts answered" in line and not killed:
+            workers = [child for child in psutil.Process().children() if "kelron_lib.answerer" in child.cmdline()]
+            killed.append(workers[-1].pid)
+            workers[-1].kill()
 
     with pytest.raises(ProcessFailed, match="SIGKILL"):
         ask(asked, folder, processes=2, say=kill)

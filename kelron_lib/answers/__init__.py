@@ -1,8 +1,8 @@
 """Answers of a model to many prompts, kept in a folder as they come, by one process a GPU.
 
-Before anybody answers, the prompts are sorted by length and cut into batches. A batch is answered whole by one process
-and kept in one line, so that neither a cut nor the number of processes changes what stands in a batch, and with it an
-answer. Dialogues go turn by turn: a turn's batches are made when all answers to the turn before are there. What is
+Before anybody answers, the prompts are sorted by length and cut into units. A unit is answered whole by one process and
+kept in one line, so that neither a cut nor the number of processes changes what a prompt is answered beside, and with it
+an answer. Dialogues go turn by turn: a turn's units are made when all answers to the turn before are there. What is
 asked and of whom is kept beside the answers; other questions begin anew, which is said.
 """
 
@@ -41,7 +41,7 @@ def ask(
     if left:
         processes = min(_processes(processes), left)
         say(
-            f"{left} of {len(units)} batches to answer, {processes} at a time; they are kept in {folder}, so that "
+            f"{left} of {len(units)} parts to answer, {processes} at a time; they are kept in {folder}, so that "
             "after a cut the same command goes on from there"
         )
         _answer(folder, processes, say)
@@ -74,7 +74,7 @@ def _alone(folder: Path, say: Callable[[str], None]) -> None:
 
     prepare_cuda_memory()
     try:
-        answer_share(folder, World(), lambda done, of: say(f"{done} of {of} batches answered"))
+        answer_share(folder, World(), lambda done, of: say(f"{done} of {of} parts answered"))
     finally:
         gc.collect()
         if torch.cuda.is_available():

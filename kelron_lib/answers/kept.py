@@ -1,7 +1,7 @@
-"""What has been answered, in a folder: a line for each batch and for each part of a measure, written when it is whole.
+"""What has been answered, in a folder: a line for each unit of prompts and for each part of a measure, written when it is whole.
 
-All that there is to do is known beforehand as units: the batches of the first questions, those of every later turn, the
-parts of the measures. Which conversations a later turn's batch holds is decided by the answers before it alone.
+All that there is to do is known beforehand as units: those of the first questions, those of every later turn, the parts
+of the measures. Which conversations a later turn's unit holds is decided by the answers before it alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from kelron_lib.runtime import read_json, write_json
 
 ASKING_FILE = "asking.json"
 _PARTS = "answers-*.jsonl"
+MOST_BATCHES = 8
+FEWEST_UNITS = 8
+"""Of a model and a turn, as far as there are as many batches."""
 
 
 @dataclass(frozen=True, order=True)
@@ -29,11 +32,11 @@ class Unit:
 
     model: str
     measure: str
-    """The measure's name; empty for a batch of answers."""
+    """The measure's name; empty for answers."""
     turn: int
-    """Which turn of the conversations a batch answers, from 0; 0 for a measure."""
+    """Which turn of the conversations it answers, from 0; 0 for a measure."""
     number: int
-    """The batch's, or the part's."""
+    """Which of them."""
 
 
 def parts_of(count: int, size: int) -> range:
@@ -41,12 +44,21 @@ def parts_of(count: int, size: int) -> range:
     return range(-(-count // size))
 
 
+def together(count: int, batch_size: int) -> int:
+    """How many of `count` prompts one process answers in one go, as one unit.
+
+    In it the prompts of up to eight batches follow each other as rows become free, which takes half the steps of
+    batches that each wait for their longest answer. Few prompts make smaller units, for several processes to share.
+    """
+    return batch_size * max(1, min(MOST_BATCHES, count // (FEWEST_UNITS * batch_size)))
+
+
 def stages(asking: Asking) -> list[list[Unit]]:
     """All units, in stages: those of a stage need the answers of all the stages before it, and none of its own."""
     found = []
     for turn in range(1 + max(map(len, asking.turns), default=0)):
         count = sum(len(asking.turns_of(i)) >= turn for i in range(len(asking.prompts)))
-        batches = parts_of(count, asking.batch_size)
+        batches = parts_of(count, together(count, asking.batch_size))
         found.append([Unit(model, "", turn, number) for model in asking.models for number in batches])
     measures = [
         Unit(model, measure.name, 0, number)

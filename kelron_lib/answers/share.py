@@ -14,7 +14,7 @@ from typing import Any
 
 from kelron_lib.answers.asking import BASE, Asking
 from kelron_lib.answers.dialogues import conversation
-from kelron_lib.answers.kept import Kept, Unit, stages, what_is_asked
+from kelron_lib.answers.kept import Kept, Unit, stages, together, what_is_asked
 from kelron_lib.files import cannot_write
 from kelron_lib.generate import Answer, Messages, base_only, generate_answers, window
 from kelron_lib.model import load_base, load_tuned, quiet_libraries
@@ -75,7 +75,7 @@ class _Share:
     def __init__(self, asking: Asking) -> None:
         self.asking = asking
         self.kept = Kept()
-        self._batches: dict[tuple[str, int], list[list[int]]] = {}
+        self._prompts_of: dict[tuple[str, int], list[list[int]]] = {}
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
@@ -92,8 +92,8 @@ class _Share:
             if unit.measure:
                 found = {"value": self._measure(unit)}
             else:
-                batch = self._batch(unit)
-                found = {"prompts": batch, "value": self._answers(unit, batch)}
+                prompts = self._prompts(unit)
+                found = {"prompts": prompts, "value": self._answers(unit, prompts)}
         return {**asdict(unit), **found, "seconds": time.monotonic() - began, "device": _device(model)}
 
     def _measure(self, unit: Unit) -> Any:
@@ -103,9 +103,9 @@ class _Share:
         items = measure.items[start : start + measure.part]
         return getattr(importlib.import_module(module), name)(*self._loaded, items, **measure.arguments)
 
-    def _answers(self, unit: Unit, batch: Sequence[int]) -> list[dict[str, Any] | None]:
-        """An answer for each conversation of the batch that goes on, None for those that have ended."""
-        asked = {i: messages for i in batch if (messages := self._goes_on(unit.model, unit.turn, i)) is not None}
+    def _answers(self, unit: Unit, prompts: Sequence[int]) -> list[dict[str, Any] | None]:
+        """An answer for each conversation of the unit that goes on, None for those that have ended."""
+        asked = {i: messages for i in prompts if (messages := self._goes_on(unit.model, unit.turn, i)) is not None}
         answers: list[Answer] = generate_answers(
             *self._loaded,
             list(asked.values()),
@@ -114,10 +114,10 @@ class _Share:
             stop_token_ids=self.asking.config.model.stop_token_ids,
         )
         by_prompt = dict(zip(asked, answers, strict=True))
-        return [asdict(by_prompt[i]) if i in by_prompt else None for i in batch]
+        return [asdict(by_prompt[i]) if i in by_prompt else None for i in prompts]
 
-    def _batch(self, unit: Unit) -> list[int]:
-        return self._batches_of(unit.model, unit.turn)[unit.number]
+    def _prompts(self, unit: Unit) -> list[int]:
+        return self._units_of(unit.model, unit.turn)[unit.number]
 
     def _goes_on(self, model: str, turn: int, prompt: int) -> Messages | None:
         """The conversation that is to be answered in a turn, None where it ended before: its window was full."""
@@ -133,26 +133,22 @@ class _Share:
     def _room(self) -> int:
         return window(self._loaded[0]) - self.asking.max_new_tokens
 
-    def _batches_of(self, model: str, turn: int) -> list[list[int]]:
-        """The prompts of each batch of a turn, the longest conversations first: if memory is short, it shows at once.
+    def _units_of(self, model: str, turn: int) -> list[list[int]]:
+        """The prompts of each unit of a turn, the longest conversations first: if memory is short, it shows at once.
 
-        Those that have ended come last, so that the number of batches is known from the start.
+        Those that have ended come last, so that the number of units is known from the start.
         """
-        if (model, turn) not in self._batches:
+        if (model, turn) not in self._prompts_of:
             taking = [i for i in range(len(self.asking.prompts)) if len(self.asking.turns_of(i)) >= turn]
             lengths = {i: self._length(model, turn, i) for i in taking}
-            self._batches[model, turn] = in_batches(lengths, self.asking.batch_size)
-        return self._batches[model, turn]
+            order = sorted(lengths, key=lambda i: (-lengths[i], i))
+            size = together(len(order), self.asking.batch_size)
+            self._prompts_of[model, turn] = [order[start : start + size] for start in range(0, len(order), size)]
+        return self._prompts_of[model, turn]
 
     def _length(self, model: str, turn: int, prompt: int) -> int:
         messages = self._goes_on(model, turn, prompt)
         return 0 if messages is None else len(encode_prompt(self._loaded[1], messages))
-
-
-def in_batches(lengths: dict[int, int], size: int) -> list[list[int]]:
-    """Prompts by their length, the longest first, cut into batches."""
-    order = sorted(lengths, key=lambda i: (-lengths[i], i))
-    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def _device(model: Any) -> str:
