@@ -5,10 +5,11 @@
 
 The same prompts, greedy, the same stop tokens. `one by one`: `model.generate` for each prompt; `generate`: the same in
 left-padded batches, in the order of the prompts; `kelron`: `generate.generate_ids`, which sorts by length and gives the
-place of an answer that has ended to the next prompt. `equal`: the share of the answers, as tokens, that are those of one by one (of the
-prompts that it was given). With random weights, prompts are random tokens of the lengths of the training benchmark's
-samples, and every --stop-every-th token of the vocabulary stops an answer, so that answers have many lengths. Where a
-batch did not fit the memory, `generate` ends and `kelron` goes on with half as many rows, as it does in use.
+place of an answer that has ended to the next prompt. `equal`: the share of the answers, as tokens, that are those of
+one by one (of the prompts that it was given). With random weights, prompts are random tokens of the lengths of the
+training benchmark's samples, and every --stop-every-th token of the vocabulary stops an answer, so that answers have
+many lengths. Where a batch does not fit the memory, `generate` ends and `kelron` goes on with half as many rows, as it
+does in use.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Answers of a model to many prompts, kept in a folder as they come, by one process a GPU.
 
 Before anybody answers, the prompts are sorted by length and cut into units. A unit is answered whole by one process and
-kept in one line, so that neither a cut nor the number of processes changes what a prompt is answered beside, and with it
-an answer. Dialogues go turn by turn: a turn's units are made when all answers to the turn before are there. What is
+kept in one line, so that neither a cut nor the number of processes changes what a prompt is answered beside, and with
+it an answer. Dialogues go turn by turn: a turn's units are made when all answers to the turn before are there. What is
 asked and of whom is kept beside the answers; other questions begin anew, which is said.
 """
 

@@ -1,4 +1,4 @@
-"""What has been answered, in a folder: a line for each unit of prompts and for each part of a measure, written when it is whole.
+"""What has been answered, in a folder: a line for each unit of work, written when it is whole.
 
 All that there is to do is known beforehand as units: those of the first questions, those of every later turn, the parts
 of the measures. Which conversations a later turn's unit holds is decided by the answers before it alone.
