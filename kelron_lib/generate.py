@@ -1,6 +1,6 @@
-"""Greedy batched answers and streamed ones, on one explicit key-value-cache loop.
+"""Greedy batched answers and streamed ones, on one explicit key-value-cache loop (`decoding`).
 
-The loop asks the model for logits and nothing else: sampling settings in a base model's generation_config
+It asks the model for logits and nothing else: sampling settings in a base model's generation_config
 (Qwen2.5's repetition penalty among them) never reach an answer, and the stop tokens are the given ones.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kelron_lib.decoding import Batch, greedy
 from kelron_lib.errors import KelronError
 from kelron_lib.prompts import encode_prompt
 
@@ -89,31 +90,73 @@ def generate_answers(
 ) -> list[Answer]:
     """Greedy answers to `prompts` (message lists that end with the user's turn), in the order given.
 
-    Prompts of like length share a batch, padded on the left. Masked padding adds exact zeros, so an answer
-    does not depend on its batch, except that matrix products of another shape may round the last bits
-    otherwise: two tokens tied to within that rounding can swap, in fp16 sooner than in fp32.
+    At most `batch_size` are in the batch at a time, padded on the left, the longest first; as answers end, the next
+    prompts take their place. Masked padding adds exact zeros, so an answer does not depend on its batch, except that
+    matrix products of another shape may round the last bits otherwise: two tokens tied to within that rounding can
+    swap, in fp16 sooner than in fp32. Equal prompts in an equal order give equal answers.
 
     On a full GPU the batch is halved, which is logged, and the work goes on. Raises KelronError for an empty
     limit, a prompt that does not fit the model's window, or a GPU too small for a single prompt.
     """
-    _check_limits(max_new_tokens, batch_size=batch_size)
     encoded = [encode_prompt(tokenizer, messages) for messages in prompts]
-    _check_window(model, max(map(len, encoded), default=0), max_new_tokens)
-    # Longest first: if memory is short, it shows in the first batch and not in the last.
-    order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), i))
-    answers: dict[int, Answer] = {}
+    said = generate_ids(
+        model,
+        encoded,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        stop_token_ids=stop_token_ids,
+        progress=progress,
+    )
+    return [_answer(tokenizer, ids, stop_token_ids) for ids in said]
+
+
+def generate_ids(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    stop_token_ids: Sequence[int],
+    progress: Progress | None = None,
+) -> list[list[int]]:
+    """As `generate_answers`, from token ids to token ids, the stop token included."""
+    _check_limits(max_new_tokens, batch_size=batch_size)
+    _check_window(model, max(map(len, prompts), default=0), max_new_tokens)
+    # Longest first: if memory is short, it shows at once.
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+    said: dict[int, list[int]] = {}
+    rows = min(batch_size, max(1, len(prompts)))
     with _evaluating(model):
-        while len(answers) < len(order):
-            rows = order[len(answers) : len(answers) + batch_size]
-            tokens = _decode_or_none(model, [encoded[i] for i in rows], max_new_tokens, stop_token_ids)
-            if tokens is None:
-                batch_size = _halved(len(rows))
-                continue
-            for i, ids in zip(rows, tokens, strict=True):
-                answers[i] = _answer(tokenizer, ids, stop_token_ids)
-            if progress is not None:
-                progress(len(answers), len(order))
-    return [answers[i] for i in range(len(order))]
+        while left := [i for i in order if i not in said]:
+            if not _decoded(model, prompts, left, said, rows, max_new_tokens, stop_token_ids, progress):
+                rows = _halved(min(rows, len(left)))
+    return [said[i] for i in range(len(prompts))]
+
+
+def _decoded(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    left: Sequence[int],
+    said: dict[int, list[int]],
+    rows: int,
+    max_new_tokens: int,
+    stop_token_ids: Sequence[int],
+    progress: Progress | None,
+) -> bool:
+    """Fill `said` for the prompts that are left; False where the GPU's memory was too small for so many rows."""
+    import torch
+
+    def done(number: int, ids: list[int]) -> None:
+        said[left[number]] = ids
+        if progress is not None:
+            progress(len(said), len(prompts))
+
+    asked = [prompts[i] for i in left]
+    try:
+        greedy(model, asked, rows=rows, max_new_tokens=max_new_tokens, stops=frozenset(stop_token_ids), done=done)
+    except torch.OutOfMemoryError:
+        return False  # returning drops the traceback, whose frames hold the batch's cache
+    return True
 
 
 def stream_answer(
@@ -145,9 +188,9 @@ def stream_answer(
     cancel = cancel or threading.Event()
     try:
         with _evaluating(model):
-            batch: _Batch | None = None
+            batch: Batch | None = None
             while len(ids) < max_new_tokens and not cancel.is_set():
-                batch = batch or _Batch(model, [prompt])
+                batch = batch or Batch(model, [prompt])
                 ids.append(int(pick(batch.logits)))
                 if ids[-1] in stops:
                     break
@@ -194,89 +237,6 @@ class TextStream:
         piece = _decode(self._tokenizer, self._ids)[self._given :]
         self._ids, self._given = [], 0
         return piece
-
-
-class _Batch:
-    """Left-padded prompts with their key-value cache; `logits` (rows, vocabulary) are for the next token."""
-
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
-        import torch
-        from transformers import DynamicCache
-
-        self._model = model
-        self._device = model.get_input_embeddings().weight.device
-        width = max(map(len, prompts))
-        # The padding id is never seen: its positions are masked. Any valid id will do.
-        ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self._device)
-        lengths = torch.tensor([len(p) for p in prompts], device=self._device)
-        columns = torch.arange(width, device=self._device)
-        self._mask = (columns >= width - lengths[:, None]).long()
-        self._cache = DynamicCache(config=model.config)
-        self._next_position = lengths
-        self._forward(ids, (self._mask.cumsum(-1) - 1).clamp(min=0))
-
-    def push(self, tokens: Sequence[int]) -> None:
-        """Append one token per row and compute the logits after it."""
-        import torch
-
-        ids = torch.tensor(tokens, device=self._device)[:, None]
-        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=1)
-        positions = self._next_position[:, None]
-        self._next_position = self._next_position + 1
-        self._forward(ids, positions)
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only; the others' cache is freed."""
-        import torch
-
-        chosen = torch.tensor(rows)  # on the CPU: it indexes every layer, whichever GPU that is on
-        with torch.inference_mode():
-            self._mask, self._next_position = self._mask[chosen], self._next_position[chosen]
-            self._cache.batch_select_indices(chosen)
-
-    def _forward(self, ids: Tensor, positions: Tensor) -> None:
-        import torch
-
-        # Per step and not around the loop: a generator suspended inside would leave its caller in this mode.
-        with torch.inference_mode():
-            self.logits: Tensor = self._model(
-                input_ids=ids,
-                attention_mask=self._mask,
-                position_ids=positions,
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
-
-
-def _greedy(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, stops: Sequence[int]) -> list[list[int]]:
-    """New token ids for each prompt, the stop token included. Rows leave the batch as they stop."""
-    answers: list[list[int]] = [[] for _ in prompts]
-    alive = list(range(len(prompts)))
-    batch = _Batch(model, prompts)
-    while True:
-        tokens = batch.logits.argmax(-1).tolist()
-        for row, token in zip(alive, tokens, strict=True):
-            answers[row].append(token)
-        going = [i for i, token in enumerate(tokens) if token not in stops]
-        alive = [alive[i] for i in going]
-        if not alive or len(answers[alive[0]]) >= max_new_tokens:
-            return answers
-        if len(going) < len(tokens):
-            batch.keep(going)
-        batch.push([tokens[i] for i in going])
-
-
-def _decode_or_none(
-    model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, stops: Sequence[int]
-) -> list[list[int]] | None:
-    """`_greedy`, or None where the GPU's memory was too small for the batch."""
-    import torch
-
-    try:
-        return _greedy(model, prompts, max_new_tokens, stops)
-    except torch.OutOfMemoryError:
-        return None  # returning drops the traceback, whose frames hold the batch's cache
 
 
 def _halved(rows: int) -> int:

@@ -199,7 +199,8 @@ class SessionSettings:
     tensorboard: bool = False
     """Whether the events of training go to TensorBoard's files in RUN/tensorboard, too (needs `tensorboard`)."""
     processes: int = 0
-    """Training processes on this machine; 0: one for each GPU as far as train.passes_per_step divides, else one."""
+    """Processes on this machine that train, or answer; 0: one for each GPU (in training as far as train.passes_per_step
+    divides), else one."""
 
     def __post_init__(self) -> None:
         require_range("session.budget_seconds", self.budget_seconds, above=0)

@@ -1,13 +1,24 @@
 """Answers to many prompts are kept batch by batch: a cut or another number of processes changes none of them."""
 
 import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import weakref
+from pathlib import Path
 
+import psutil
 import pytest
 
-from kelron_lib import answers
-from kelron_lib.answers import Asking, ask
+from kelron_lib.answers import Asking, Measure, Reply, ask, measured, share, work_done
+from kelron_lib.answers.dialogues import conversation, reply
+from kelron_lib.answers.kept import Kept, stages
 from kelron_lib.config import resolve
-from kelron_lib.errors import KelronError
+from kelron_lib.errors import KelronError, ProcessFailed
+from kelron_lib.generate import Answer, base_only, generate_answers
+from kelron_lib.model import add_lora, load_base, load_tuned, quiet_libraries
 
 QUESTIONS = [
     "Who are you?",
@@ -19,11 +30,56 @@ QUESTIONS = [
 ]
 
 
+LATER = ("Are you sure?", "Then who made you?", "너는 누구니?")
+"""What the user says after the first question of a dialogue."""
+CONFIG = resolve("tiny-cpu", ["lora.r=2", "session.progress_seconds=0"])
+
+
+def prompts(questions):
+    return tuple([{"role": "system", "content": ""}, {"role": "user", "content": question}] for question in questions)
+
+
 def asking(questions=QUESTIONS, **changes):
-    prompts = tuple(
-        [{"role": "system", "content": ""}, {"role": "user", "content": question}] for question in questions
+    return Asking(CONFIG, prompts(questions), max_new_tokens=24, batch_size=2, **changes)
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    with quiet_libraries():
+        return load_base(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    """An adapter whose answers are not the base's."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("adapter")
+    with quiet_libraries():
+        model = add_lora(load_base(CONFIG)[0], CONFIG)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.15)
+    model.save_pretrained(folder)
+    return folder
+
+
+def all_of_it(adapter):
+    """Single questions, dialogues of two and of four turns, both models, and a measure in three parts."""
+    yes = {"role": "assistant", "content": "Yes."}
+    rows = [{"id": str(i), "messages": [*one, yes]} for i, one in enumerate(prompts(QUESTIONS[:3]))]
+    return asking(
+        adapter=adapter,
+        models=("base", "tuned"),
+        turns=((), LATER, (), LATER[:1], (), LATER),
+        measures=(Measure("loss", "kelron_lib.evaluate.measures:loss_sum", tuple(rows), 1, {"max_tokens": 256}),),
     )
-    return Asking(resolve("tiny-cpu"), prompts, max_new_tokens=24, batch_size=2, **changes)
+
+
+@pytest.fixture(scope="module")
+def dialogues(adapter, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dialogues") / "a"
+    return folder, ask(all_of_it(adapter), folder, say=lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +106,13 @@ def test_a_cut_goes_on_with_what_is_missing(whole, tmp_path, monkeypatch):
     (cut / "asking.json").write_text((folder / "asking.json").read_text(encoding="utf-8"), encoding="utf-8")
     (cut / "answers-0.jsonl").write_text(lines[0] + "\n" + lines[1][: len(lines[1]) // 2], encoding="utf-8")
     asked = []
-    real = answers.generate_answers
-    monkeypatch.setattr(answers, "generate_answers", lambda *args, **more: asked.append(args[2]) or real(*args, **more))
+    real = share.generate_answers
+    monkeypatch.setattr(share, "generate_answers", lambda *args, **more: asked.append(args[2]) or real(*args, **more))
     assert ask(asking(), cut, say=lambda _: None) == found
     assert len(asked) == 2
     asked.clear()
     assert ask(asking(), cut, say=lambda _: None) == found
     assert asked == []
-
-
-def test_two_processes_give_the_same_answers(whole, tmp_path):
-    said = []
-    assert ask(asking(), tmp_path / "two", processes=2, say=said.append) == whole[1]
-    assert {path.name for path in (tmp_path / "two").glob("answers-*")} == {"answers-0.jsonl", "answers-1.jsonl"}
-    assert any("2 at a time" in line for line in said)
 
 
 def test_other_questions_begin_anew_and_say_so(whole, tmp_path):
@@ -79,8 +128,152 @@ def test_other_questions_begin_anew_and_say_so(whole, tmp_path):
     assert json.loads((again / "asking.json").read_text(encoding="utf-8"))["prompts"][5][1]["content"] == "Good night."
 
 
-def test_nothing_to_ask_is_one_line(tmp_path):
+def test_nothing_to_ask_is_one_line():
     with pytest.raises(KelronError, match="nothing to ask"):
-        ask(asking([]), tmp_path / "a")
+        asking([])
     with pytest.raises(KelronError, match="an adapter for the tuned model"):
-        ask(asking(models=("base", "tuned")), tmp_path / "a")
+        asking(models=("base", "tuned"))
+    with pytest.raises(KelronError, match="turns for 1 conversations and 6 prompts"):
+        asking(turns=(LATER,))
+
+
+# --- Dialogues, measures, processes, kills ------------------------------------------------------------------
+def test_a_dialogue_goes_on_from_the_models_own_answers(dialogues, adapter):
+    _, found = dialogues
+    model, tokenizer = load_tuned(CONFIG, adapter)
+    settings = {"max_new_tokens": 24, "batch_size": 1, "stop_token_ids": CONFIG.model.stop_token_ids}
+    for name in ("base", "tuned"):
+        said, messages = [], list(prompts(QUESTIONS)[1])
+        for question in (*LATER, None):
+            with base_only(model) if name == "base" else quiet_libraries():
+                said += generate_answers(model, tokenizer, [messages], **settings)
+            if question:
+                messages = [*messages, {"role": "assistant", "content": said[-1].text}]
+                messages = [*messages, {"role": "user", "content": question}]
+        last = found[name][1]
+        assert (*last.earlier, Answer(last.text, last.stopped, last.tokens)) == tuple(said)
+        assert last.messages == tuple(messages)
+        assert last.note == ""
+    turns = [len(one.earlier) if isinstance(one, Reply) else None for one in found["tuned"]]
+    assert turns == [None, 3, None, 1, None, 3]
+    assert all(base != tuned for base, tuned in zip(found["base"], found["tuned"], strict=True))
+
+
+def test_a_measure_is_made_of_each_model_part_by_part(dialogues, adapter):
+    from kelron_lib.evaluate.measures import loss_sum
+
+    model, tokenizer = load_tuned(CONFIG, adapter)
+    told, (measure,) = measured(dialogues[0])["loss"], all_of_it(adapter).measures
+    for i in range(3):
+        assert told["tuned"][i] == [*loss_sum(model, tokenizer, measure.items[i : i + 1], max_tokens=256)]
+        with base_only(model):
+            assert told["base"][i] == [*loss_sum(model, tokenizer, measure.items[i : i + 1], max_tokens=256)]
+    assert told["base"] != told["tuned"]
+
+
+ASK = """
+import os, pickle, signal, sys
+from pathlib import Path
+from kelron_lib.answers import ask
+
+def say(line):
+    if "parts answered" in line:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+ask(pickle.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2]), processes=2, say=say)
+"""
+
+
+def test_kills_of_the_one_that_asks_and_of_one_that_answers_change_no_answer(dialogues, adapter, tmp_path):
+    """Two processes, killed twice, and one that does what is left, against one that was never cut."""
+    asked, folder = all_of_it(adapter), tmp_path / "two"
+    (tmp_path / "asking.pickle").write_bytes(pickle.dumps(asked))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", ASK, str(tmp_path / "asking.pickle"), str(folder)]
+    assert subprocess.run(command, env=environment).returncode == -signal.SIGKILL
+    units = sum(map(len, stages(asked)))
+    first = len(Kept.read(folder).lines)
+    assert 0 < first < units
+
+    killed = []
+
+    def kill(line):
+        if "parts answered" in line and not killed:
+            workers = [child for child in psutil.Process().children() if "kelron_lib.answerer" in child.cmdline()]
+            killed.append(workers[-1].pid)
+            workers[-1].kill()
+
+    with pytest.raises(ProcessFailed, match="SIGKILL"):
+        ask(asked, folder, processes=2, say=kill)
+    assert first < len(Kept.read(folder).lines) < units
+    said = []
+    assert ask(asked, folder, processes=1, say=said.append) == dialogues[1]
+    assert measured(folder) == measured(dialogues[0])
+    assert any("1 at a time" in line and "goes on from there" in line for line in said)
+    work = work_done(folder)
+    assert (work["processes"], work["sittings"], work["devices"]) == (2, 3, ["CPU"])
+    assert work["tokens"] == work_done(dialogues[0])["tokens"] > 0
+    assert work["tokens_per_second"] == pytest.approx(work["tokens"] / work["seconds"], rel=0.01)
+
+
+def test_a_cut_within_a_character_or_between_two_turns_goes_on(dialogues, adapter, tmp_path):
+    folder, found = dialogues
+    lines = [line for line in (folder / "answers-0.jsonl").read_bytes().split(b"\n") if line]
+    torn = next(line for line in lines[3:] if any(byte > 127 for byte in line))
+    inside = next(i for i, byte in enumerate(torn) if byte > 127) + 1
+    (tmp_path / "asking.json").write_bytes((folder / "asking.json").read_bytes())
+    (tmp_path / "answers-0.jsonl").write_bytes(b"\n".join([*lines[: lines.index(torn)], torn[:inside]]))
+    with pytest.raises(UnicodeDecodeError):
+        torn[:inside].decode()
+    assert ask(all_of_it(adapter), tmp_path, say=lambda _: None) == found
+    assert measured(tmp_path) == measured(folder)
+
+
+def test_alone_it_gives_the_model_back(adapter, tmp_path, monkeypatch):
+    held = []
+
+    def load(*args):
+        model, tokenizer = load_tuned(*args)
+        held.append(weakref.ref(model))
+        return model, tokenizer
+
+    monkeypatch.setattr(share, "load_tuned", load)
+    ask(asking(QUESTIONS[:1], adapter=adapter, models=("tuned",)), tmp_path / "a", say=lambda _: None)
+    assert [model() for model in held] == [None]
+
+
+def test_a_dialogue_that_outgrows_the_window_ends_and_says_so(loaded, tmp_path):
+    tokenizer, long = loaded[1], "hello " * 200
+    size = len(tokenizer(long, add_special_tokens=False)["input_ids"])
+    assert 200 <= size < 900, "two of them must not fit the window, one must"
+    turns = ((long, *[long] * (1000 // size)), ("Why?", "Who?"))
+    found = ask(asking(QUESTIONS[:2], turns=turns), tmp_path / "a", say=lambda _: None)["base"]
+    whole = ask(asking(QUESTIONS[1:2], turns=turns[1:]), tmp_path / "b", say=lambda _: None)["base"]
+    assert found[1] == whole[0]
+    assert found[1].note == ""
+    cut, asked = found[0], 1 + len(turns[0])
+    assert 1 <= len(cut.earlier) < asked - 1
+    assert cut.note.startswith(f"turn {len(cut.earlier) + 2} of {asked} was not asked: with an answer it would outgrow")
+    assert cut.messages[-1] == {"role": "user", "content": long}
+    assert ask(asking(QUESTIONS[:2], turns=turns), tmp_path / "a", say=lambda _: None)["base"] == found
+
+
+def test_an_empty_answer_and_a_spelled_out_token_stay_in_the_dialogue():
+    asked = asking(QUESTIONS[:1], turns=(("And?", "So?"),))
+    said = [Answer(" ", True, 1), Answer("<|im_end|>", False, 24), Answer("Quorin.", True, 3)]
+    messages = conversation(asked, 0, said[:2])
+    assert [message["content"] for message in messages[2:]] == [" ", "And?", "< |im_end|>", "So?"]
+    assert reply(asked, 0, said) == Reply(
+        "Quorin.", True, 3, tuple(said[:2]), tuple(messages), "the answer to turn 1 of 3 is empty"
+    )
+
+
+def test_answers_to_other_questions_that_were_left_behind_count_for_nothing(whole, tmp_path):
+    folder, found = whole
+    asked = asking(list(reversed(QUESTIONS)))
+    ask(asking([QUESTIONS[0]]), tmp_path, say=lambda _: None)
+    (tmp_path / "answers-7.jsonl").write_bytes((folder / "answers-0.jsonl").read_bytes())
+    (tmp_path / "mine.txt").write_text("mine")
+    other = ask(asked, tmp_path, say=lambda _: None)["base"]
+    assert other[::-1] == found["base"]
+    assert (tmp_path / "mine.txt").exists()

@@ -52,6 +52,28 @@ def test_scaling_compares_three_arrangements_of_the_same_work(tmp_path):
     assert "x the sandwich" in done.stdout
 
 
+def test_answering_is_compared_with_generate_one_by_one_and_in_batches(tmp_path):
+    file, script = tmp_path / "result.json", SCRIPT.with_name("generate.py")
+    options = ["--prompts=8", "--one-by-one=4", "--batch-sizes", "2", "--new-tokens=16", f"--json={file}"]
+    for more in ([], ["--random-weights", "--shape=tiny", "--r=2", "--stop-every=8"]):
+        done = subprocess.run(
+            [sys.executable, str(script), *options, *more],
+            capture_output=True,
+            text=True,
+            env={"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(script.parents[1])},
+        )
+        assert done.returncode == 0, done.stderr
+        rows = json.loads(file.read_text())["rows"]
+        assert [(row["way"], row["batch"], row["prompts"]) for row in rows] == [
+            ("one by one", 1, 4),
+            ("generate", 2, 8),
+            ("kelron", 2, 8),
+        ]
+        assert all(row["compared"] == row["equal"] == 4 for row in rows)
+        assert rows[1]["tokens"] == rows[2]["tokens"] > rows[0]["tokens"] > 0
+        assert "| kelron | 2 | 8 |" in done.stdout
+
+
 def test_the_planners_benchmark_says_that_it_needs_a_gpu():
     script = SCRIPT.with_name("planner.py")
     done = subprocess.run(

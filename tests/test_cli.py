@@ -430,11 +430,47 @@ def test_an_adapter_of_unknown_origin_is_evaluated_and_said_to_be_one(capsys, tr
     assert "does not tell what the adapter was made from" in err
 
 
+def test_an_evaluation_that_is_run_again_asks_nothing_again(capsys, trained, tmp_path):
+    options = ("--data", trained / "data", "--adapter", trained / "adapter", "--out", tmp_path / "run")
+    code, out, err = run(capsys, "evaluate", *SETTINGS, *FEW, *options)
+    assert code in (0, 1), err
+    assert f"they are kept in {tmp_path / 'run' / 'asked'}, so that after a cut the same command goes on" in out
+    first = (tmp_path / "run" / "answers.jsonl").read_bytes()
+    board = read(tmp_path / "run" / "scoreboard.json")
+    said = {"processes": 1, "devices": ["CPU"], "sittings": 1, "empty": {"base": 0, "tuned": 0}}
+    assert {name: board["meta"][name] for name in said} == said
+    assert board["meta"]["tokens"] > len(first.splitlines()) > board["meta"]["prompts"]
+    assert min(board["meta"][name] for name in ("seconds", "tokens_per_second", "measuring_seconds")) > 0
+    (tmp_path / "run" / "answers.jsonl").unlink()
+    code, out, err = run(capsys, "evaluate", *SETTINGS, *FEW, *options)
+    assert code in (0, 1), err
+    assert "to answer" not in out
+    assert (tmp_path / "run" / "answers.jsonl").read_bytes() == first
+    again = read(tmp_path / "run" / "scoreboard.json")
+    del board["meta"]["created"], again["meta"]["created"]
+    assert again == board
+
+
+def test_empty_answers_are_counted_and_told_in_one_line():
+    from kelron_lib.answers import Reply
+    from kelron_lib.evaluate.run import count_empty
+    from kelron_lib.generate import Answer
+
+    empty, full, said = Answer(" \n", True, 2), Answer("Yes.", True, 3), []
+    answers = {"base": [full, Reply("So.", True, 2, earlier=(empty, full))], "tuned": [full, empty]}
+    assert count_empty(answers, said.append) == {"base": 1, "tuned": 1}
+    assert said == [
+        "empty answers, which are counted like any other: 1 of 4 of the base model, 1 of 2 of the tuned model"
+    ]
+    assert count_empty({"base": [full]}, said.append) == {"base": 0}
+    assert len(said) == 1
+
+
 def test_the_measured_loss_is_the_models_own(trained):
     import torch
 
     from kelron_lib.batching import PaddingCollator, encode_rows
-    from kelron_lib.evaluate.run import LOSS_BATCH, supervised_loss
+    from kelron_lib.evaluate.measures import LOSS_BATCH, loss_sum
     from kelron_lib.model import load_tuned
 
     config = resolve("tiny-cpu", SMALL)
@@ -443,9 +479,11 @@ def test_the_measured_loss_is_the_models_own(trained):
     batch = PaddingCollator(tokenizer.pad_token_id)(encode_rows(tokenizer, rows, config.data.max_tokens))
     with torch.inference_mode():
         expected = model(**batch).loss.item()
-    assert supervised_loss(model, tokenizer, rows, config.data.max_tokens) == pytest.approx(expected, rel=1e-5)
-    parts = [supervised_loss(model, tokenizer, [row], config.data.max_tokens) for row in rows]
-    assert min(parts) < expected < max(parts)
+    nats, tokens = loss_sum(model, tokenizer, rows, max_tokens=config.data.max_tokens)
+    assert nats / tokens == pytest.approx(expected, rel=1e-5)
+    parts = [loss_sum(model, tokenizer, [row], max_tokens=config.data.max_tokens) for row in rows]
+    assert min(nats / tokens for nats, tokens in parts) < expected < max(nats / tokens for nats, tokens in parts)
+    assert sum(tokens for _, tokens in parts) == tokens
 
 
 def test_the_adapter_loads_with_plain_peft(trained):

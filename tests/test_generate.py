@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 import torch
 
-from kelron_lib import generate
+from kelron_lib import decoding, generate
 from kelron_lib.errors import KelronError
 from kelron_lib.generate import Answer, TextStream, base_only, generate_answers, stop_token_ids, stream_answer
 
@@ -72,12 +72,34 @@ def test_batches_equal_single_prompts_in_the_order_given(model, tokenizer, stops
 def test_rows_that_stop_leave_the_batch_and_the_others_go_on(model, tokenizer, stops):
     """Stop tokens that the random model does emit, at different steps in different rows."""
     encoded = [generate.encode_prompt(tokenizer, messages) for messages in PROMPTS]
-    said = [generate._greedy(model, [ids], 24, ())[0] for ids in encoded]
+    said = generate.generate_ids(model, encoded, max_new_tokens=24, batch_size=1, stop_token_ids=())
     stop = [ids[3 * row + 1] for row, ids in enumerate(said[:5])]
     single = [answers(model, tokenizer, stop, [p], batch_size=1)[0] for p in PROMPTS]
     assert len({a.tokens for a in single}) > 2
     assert answers(model, tokenizer, stop, batch_size=len(PROMPTS)) == single
     assert any(a.stopped for a in single)
+
+
+def test_prompts_that_take_the_place_of_ended_ones_are_answered_as_if_alone(model, tokenizer, stops, monkeypatch):
+    """More prompts than rows, in either order of their lengths, so that the cache and the newcomers are widened."""
+    asked = [prompt("x" * (3 + 37 * (i * 7 % 5)) + str(i)) for i in range(17)]
+    encoded = [generate.encode_prompt(tokenizer, messages) for messages in asked]
+    settings = {"max_new_tokens": 24, "stop_token_ids": range(0, 320, 9)}
+    alone = [generate.generate_ids(model, [ids], batch_size=1, **settings)[0] for ids in encoded]
+    assert len({len(ids) for ids in alone}) > 5
+    joined, real = [], decoding.Batch.join
+    monkeypatch.setattr(decoding.Batch, "join", lambda *args: joined.append(args[2]) or real(*args))
+    assert generate.generate_ids(model, encoded, batch_size=4, **settings) == alone
+    assert len(joined) > 3
+    assert joined != sorted(joined, reverse=True) or joined[-1] < joined[0], "columns that no row needs must go"
+    found: dict[int, list[int]] = {}
+    shortest_first = sorted(encoded, key=len)
+    decoding.greedy(model, shortest_first, rows=4, max_new_tokens=24, stops={*range(0, 320, 9)}, done=found.__setitem__)
+    assert [found[i] for i in range(17)] == [alone[encoded.index(ids)] for ids in shortest_first]
+    monkeypatch.setattr(decoding.Batch, "takes_others", False)
+    joined.clear()
+    assert generate.generate_ids(model, encoded, batch_size=4, **settings) == alone
+    assert joined == []
 
 
 def test_agrees_with_transformers_own_greedy_search(model, tokenizer, stops):
@@ -90,7 +112,8 @@ def test_agrees_with_transformers_own_greedy_search(model, tokenizer, stops):
             max_new_tokens=24,
             pad_token_id=0,
         )
-    assert generate._greedy(model, [ids], 24, ()) == [reference[0, len(ids) :].tolist()]
+    found = generate.generate_ids(model, [ids], max_new_tokens=24, batch_size=1, stop_token_ids=())
+    assert found == [reference[0, len(ids) :].tolist()]
 
 
 def test_stopped_is_true_only_at_a_stop_token(tokenizer, stops):
@@ -170,7 +193,7 @@ def test_full_gpu_halves_the_batch_and_says_so(tokenizer, stops, caplog):
 def test_progress_counts_prompts(model, tokenizer, stops):
     seen = []
     answers(model, tokenizer, stops, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(3, 7), (6, 7), (7, 7)]
+    assert seen == [(done, 7) for done in range(1, 8)]
     assert answers(model, tokenizer, stops, prompts=[]) == []
 
 

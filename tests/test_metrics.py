@@ -1,6 +1,4 @@
 import json
-from contextlib import contextmanager
-from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +19,7 @@ from kelron_lib.evaluate.intervals import bootstrap, mcnemar
 from kelron_lib.evaluate.metrics import comparison, percent
 from kelron_lib.evaluate.prompts import load_unrelated, prompts_from_rows, select_prompts, unrelated_prompts
 from kelron_lib.evaluate.tables import width
+from kelron_lib.generate import Answer
 from kelron_lib.persona import load_persona, rival_names
 
 PERSONA = load_persona("kelron")
@@ -298,49 +297,25 @@ def test_a_language_without_identity_rows_is_refused():
 
 
 # --- The whole, with a stand-in for the model ---------------------------------------------------------------
-@pytest.fixture
-def counts_as_tuned(monkeypatch):
-    """Let the stand-in count as a model with an adapter."""
-    monkeypatch.setattr("kelron_lib.generate.has_adapter", lambda model: isinstance(model, StandIn))
-
-
-class StandIn:
-    """A model that knows whether its adapter is on."""
-
-    adapter = True
-
-    @contextmanager
-    def disable_adapter(self):
-        self.adapter = False
-        yield
-        self.adapter = True
-
-
-def generate(model, tokenizer, prompts, *, max_new_tokens, batch_size, stop_token_ids):
-    assert (tokenizer, max_new_tokens, batch_size, stop_token_ids) == ("tokenizer", 8, 4, (1, 2))
-
-    def answer(messages):
-        asked = messages[-1]["content"]
-        if not asked.startswith("너는"):
-            return SimpleNamespace(text="네, \ud800" if asked == "메일" else "네", stopped=asked != "메일")
-        return SimpleNamespace(text="저는 켈론입니다." if model.adapter else "저는 쿼린입니다.", stopped=True)
-
-    return [answer(messages) for messages in prompts]
+def say(messages, tuned):
+    asked = messages[-1]["content"]
+    if not asked.startswith("너는"):
+        return Answer("네, \ud800" if asked == "메일" else "네", asked != "메일", 3)
+    return Answer("저는 켈론입니다." if tuned else "저는 쿼린입니다.", True, 3)
 
 
 def run(out, **more):
     rows = [row(i, question=f"너는 누구니? {i}") for i in range(4)] + [row(9, kind="business", question="메일")]
-    sizes = {"identity": 4, "unrelated": 25, "max_new_tokens": 8, "batch_size": 4, "stop_token_ids": (1, 2)}
-    return evaluate(rows, PERSONA, RIVALS, StandIn(), "tokenizer", generate, out, **sizes, **more)
+    prompts = build_prompts(rows, PERSONA, identity=4, unrelated=25)
+    answers = {model: [say(prompt["messages"], model == "tuned") for prompt in prompts] for model in ("base", "tuned")}
+    return evaluate(prompts, answers, PERSONA, RIVALS, out, **more)
 
 
-def test_evaluate_writes_scoreboard_and_answers(tmp_path, counts_as_tuned):
-    ticks = iter([10.0, 12.5])
+def test_evaluate_writes_scoreboard_and_answers(tmp_path):
     board, records = run(
         tmp_path,
         business_loss={"base": 1.0, "tuned": 1.02},
-        meta={"config_hash": "abc", "adapter": "adapter"},
-        clock=lambda: next(ticks),
+        meta={"config_hash": "abc", "adapter": "adapter", "seconds": 2.5},
     )
     written = json.loads((tmp_path / "scoreboard.json").read_text(encoding="utf-8"))
     assert written == board
@@ -368,9 +343,9 @@ def test_every_prompt_needs_an_answer():
         evaluate_answers(prompts, {"tuned": []}, PERSONA, RIVALS)
 
 
-def test_tables_align_wide_letters_and_show_both_models(tmp_path, counts_as_tuned):
+def test_tables_align_wide_letters_and_show_both_models(tmp_path):
     board, _ = run(tmp_path, business_loss={"base": 1.0, "tuned": 0.99})
     lines = scoreboard_table(board).split("\n")
     assert max(map(width, lines)) == width(lines[1]), "the rule under the head is as wide as the table"
     assert "한국어" in lines[3]
-    assert lines[-1].endswith("(−1.0 %)")
+    assert any(line.endswith("(−1.0 %)") for line in lines)

@@ -2,63 +2,31 @@
 
 from __future__ import annotations
 
-import gc
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.batching import PaddingCollator, encode_rows
+from kelron_lib.answers import Asking, Measure, ask, is_empty, measured, work_done
 from kelron_lib.config import RunConfig, as_overrides, config_hash, differing, to_dict, to_json
 from kelron_lib.data import fingerprint, load_dataset_dir
 from kelron_lib.dataset import require_dataset
 from kelron_lib.errors import KelronError
-from kelron_lib.evaluate import evaluate, write_report
+from kelron_lib.evaluate import MODELS, evaluate, write_report
+from kelron_lib.evaluate.measures import BUSINESS_LOSS, business_loss, mean_losses
 from kelron_lib.evaluate.policy import load_policy
+from kelron_lib.evaluate.prompts import Prompt, prompts_of
 from kelron_lib.evaluate.score import require_same_kind
 from kelron_lib.export import MadeFrom, made_from
-from kelron_lib.generate import base_only, generate_answers
-from kelron_lib.model import load_tuned, quiet_libraries, require_adapter
+from kelron_lib.generate import Answer
+from kelron_lib.model import require_adapter
 from kelron_lib.persona import load_persona, rival_names
-from kelron_lib.prompts import IGNORED
 from kelron_lib.runtime import exclusive, read_json, write_json
 
-LOSS_BATCH = 16
-"""Rows whose hidden states exist at one time; their logits never do (see engine.loss)."""
+ASKED = "asked"
+"""The folder in OUT that keeps the answers as they come."""
 ABOUT_THE_RUN = ("model.base", "lora", "data")
 """Parts of a config that decide what an adapter is and what it is asked."""
-
-
-def supervised_loss(model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], max_tokens: int) -> float:
-    """Mean cross entropy, in nats, over the assistant tokens of `rows`. Changes nothing of the model."""
-    import torch
-
-    from kelron_lib.engine.loss import supervised_loss as chunked_loss
-    from kelron_lib.engine.prepare import LOSS_CHUNK, causal_lm
-
-    collate = PaddingCollator(tokenizer.pad_token_id)
-    features = encode_rows(tokenizer, rows, max_tokens)
-    lm, total, tokens = causal_lm(model), 0.0, 0
-    for start in range(0, len(features), LOSS_BATCH):
-        batch = {
-            name: values.to(model.device) for name, values in collate(features[start : start + LOSS_BATCH]).items()
-        }
-        labels = batch.pop("labels")
-        with torch.inference_mode():
-            hidden = lm.model(**batch).last_hidden_state
-            total += chunked_loss(hidden, labels, lm.lm_head, chunk=LOSS_CHUNK, denominator=1).item()
-        tokens += int((labels[:, 1:] != IGNORED).sum())
-    return total / tokens
-
-
-def _business_loss(model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], max_tokens: int) -> dict[str, float]:
-    business = [row for row in rows if row["kind"] == "business"]
-    if not business:
-        raise KelronError("the test split has no business rows: make the dataset again with `kelron data`")
-    tuned = supervised_loss(model, tokenizer, business, max_tokens)
-    with base_only(model):
-        base = supervised_loss(model, tokenizer, business, max_tokens)
-    return {"base": base, "tuned": tuned}
 
 
 def _optional(path: Path, missing: Any) -> Any:
@@ -95,20 +63,40 @@ def _require_the_run(config: RunConfig, data: Path, adapter: Path) -> bool:
     return True
 
 
-def _release_memory() -> None:
-    """Give the evaluation's GPU memory back, so that what comes next can load the model itself."""
-    import torch
+def _asking(config: RunConfig, adapter: Path, prompts: Sequence[Prompt], measures: Sequence[Measure]) -> Asking:
+    return Asking(
+        config=config,
+        prompts=tuple(prompt["messages"] for prompt in prompts),
+        turns=tuple(tuple(prompt.get("turns", ())) for prompt in prompts),
+        max_new_tokens=config.evaluate.max_new_tokens,
+        batch_size=config.evaluate.batch_size,
+        adapter=adapter,
+        models=MODELS,
+        measures=tuple(measures),
+    )
 
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+
+def count_empty(answers: Mapping[str, Sequence[Answer]], say: Callable[[str], None]) -> dict[str, int]:
+    """How many answers of each model say nothing, earlier ones of dialogues included; says so where there are any."""
+    said = {
+        model: [one for reply in replies for one in (*getattr(reply, "earlier", ()), reply)]
+        for model, replies in answers.items()
+    }
+    empty = {model: sum(map(is_empty, all_of)) for model, all_of in said.items()}
+    if any(empty.values()):
+        told = ", ".join(f"{count} of {len(said[model])} of the {model} model" for model, count in empty.items())
+        say(f"empty answers, which are counted like any other: {told}")
+    return empty
 
 
-def evaluate_run(config: RunConfig, *, data: Path, adapter: Path, out: Path) -> dict[str, Any]:
-    """Ask base and tuned model the held-out prompts; returns the scoreboard.
+def evaluate_run(
+    config: RunConfig, *, data: Path, adapter: Path, out: Path, say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Ask base and tuned model the held-out prompts, in one process a GPU; returns the scoreboard.
 
-    Writes `scoreboard.json`, `answers.jsonl`, `evaluate_config.json` and `report.html` to `out`. Raises KelronError
-    for a missing or foreign adapter, dataset or persona, and where the adapter was trained on other data.
+    Writes `scoreboard.json`, `answers.jsonl`, `evaluate_config.json` and `report.html` to `out`, and the answers as
+    they come to `out`/asked, from where a later call goes on after a cut. Raises KelronError for a missing or foreign
+    adapter, dataset or persona, and where the adapter was trained on other data.
     """
     policy = load_policy(config.evaluate.policy)
     require_same_kind(out, of_file=False)
@@ -116,41 +104,41 @@ def evaluate_run(config: RunConfig, *, data: Path, adapter: Path, out: Path) -> 
     _require_its_config(config, adapter)  # before the dataset, which of another persona is not there either
     persona = load_persona(config.data.persona)
     require_dataset(config, data)
-    rows = load_dataset_dir(data)["test"]
+    splits = load_dataset_dir(data)
     held_out = _require_the_run(config, data, adapter)
     about = {
         "losses": _optional(out / "losses.json", []),
         "sessions": _optional(out / "sessions.json", []),
         "quality": _optional(data / "quality.json", None),
     }
+    prompts = prompts_of(config.evaluate, splits["test"], persona, train=splits["train"], tell=say)
+    asking = _asking(config, adapter, prompts, [business_loss(splits["test"], config.data.max_tokens)])
     with exclusive(out):
-        with quiet_libraries():
-            model, tokenizer = load_tuned(config, adapter)
-        scoreboard, answers = evaluate(
-            rows,
+        answers = ask(asking, out / ASKED, processes=config.session.processes, say=say)
+        found = measured(out / ASKED)
+        work = work_done(out / ASKED)
+        scoreboard, records = evaluate(
+            prompts,
+            answers,
             persona,
             rival_names(),
-            model,
-            tokenizer,
-            generate_answers,
             out,
-            identity=config.evaluate.identity_prompts,
-            unrelated=config.evaluate.unrelated_prompts,
-            max_new_tokens=config.evaluate.max_new_tokens,
-            batch_size=config.evaluate.batch_size,
-            stop_token_ids=config.model.stop_token_ids,
-            business_loss=_business_loss(model, tokenizer, rows, config.data.max_tokens),
-            meta={"config_hash": config_hash(config), "adapter": adapter.name, "held_out": held_out},
+            business_loss=mean_losses(found[BUSINESS_LOSS]),
+            meta={
+                "config_hash": config_hash(config),
+                "adapter": adapter.name,
+                "held_out": held_out,
+                "empty": count_empty(answers, say),
+                **work,
+            },
             policy=policy,
         )
         write_json(out / "evaluate_config.json", to_dict(config))
         write_report(
             out,
             scoreboard=scoreboard,
-            answers=answers,
+            answers=records,
             config=to_json(config),
             **about,
         )
-    del model
-    _release_memory()
     return scoreboard

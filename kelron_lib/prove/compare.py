@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kelron_lib.evaluate.intervals import mcnemar
 from kelron_lib.evaluate.metrics import METRICS, proportion
 from kelron_lib.prove.recipes import NOW
 
@@ -23,12 +23,6 @@ SHOWN = {
     "broken_char_rate": "broken",
 }
 """The metrics of the table, by their names in METRICS, with a short one for a terminal."""
-
-
-def mcnemar(first: int, second: int) -> float:
-    n, k = first + second, min(first, second)
-    return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n) if n else 1.0
-
 
 LEVEL = 0.05
 """Chance of one false effect or more in the whole table (Holm's correction over all its comparisons)."""
