@@ -7,7 +7,7 @@ from test_report import Elements, evaluated
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import METRICS, write_report, write_results
 from kelron_lib.evaluate.report import load_earlier
-from kelron_lib.evaluate.report.earlier import config_changes, exact_p, flipped, shared
+from kelron_lib.evaluate.report.earlier import config_changes, flipped, shared
 
 
 def answered(wrong=(), languages=tuple(ASK), count=4):
@@ -78,11 +78,6 @@ def test_a_metric_flips_only_over_answers_that_count():
     pairs = shared(answered(wrong={("ko", 0)}), answered())
     came, went, counted = flipped(METRICS["over_identity_rate"], pairs)
     assert (came, went, counted) == ([], [], 0)
-
-
-@pytest.mark.parametrize(("one", "other", "p"), [(0, 0, 1.0), (1, 1, 1.0), (5, 0, 0.0625), (9, 1, 22 / 1024)])
-def test_mcnemar_is_exact(one, other, p):
-    assert exact_p(one, other) == exact_p(other, one) == pytest.approx(p)
 
 
 def test_a_run_without_answers_or_of_the_first_layout_is_compared_by_its_figures(tmp_path):

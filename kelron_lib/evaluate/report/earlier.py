@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from kelron_lib import page
 from kelron_lib.config import flat
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.detectors import FLAGS
+from kelron_lib.evaluate.intervals import mcnemar
 from kelron_lib.evaluate.metrics import METRICS, Metric
 from kelron_lib.evaluate.report.drawing import axis_for
 from kelron_lib.evaluate.report.numbers import axis_line, flip_note, lane
@@ -99,23 +99,9 @@ def shared(then: Sequence[Record], now: Sequence[Record]) -> list[Pair]:
     return [(before[key], record) for record in now if (key := _question(record)) in before]
 
 
-def exact_p(one: int, other: int) -> float:
-    """McNemar's exact two-sided p of the pairs that flipped, `one` way and the `other`; 1 where none did.
-
-    Q. McNemar, Psychometrika 12 (1947): under the null each flip goes either way with probability 1/2.
-    """
-    n = one + other
-    tail = sum(math.comb(n, k) for k in range(min(one, other) + 1))
-    return min(1.0, 2 * tail / 2**n)
-
-
-def _counts(metric: Metric, record: Record) -> bool:
-    return metric.kind in (None, record["kind"])
-
-
 def flipped(metric: Metric, pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair], int]:
     """The pairs that are a hit only now, those that were one only then, and how many pairs count at all."""
-    counted = [pair for pair in pairs if all(_counts(metric, record) for record in pair)]
+    counted = [pair for pair in pairs if all(map(metric.counts, pair))]
     came = [pair for pair in counted if metric.hit(pair[1]) and not metric.hit(pair[0])]
     went = [pair for pair in counted if metric.hit(pair[0]) and not metric.hit(pair[1])]
     return came, went, len(counted)
@@ -141,7 +127,7 @@ def _row(name: str, then: Board, now: Board, pairs: Sequence[Pair]) -> str:
     if before["value"] is not None and after["value"] is not None:
         change = f"<small>{points(100 * (after['value'] - before['value']))} points</small>"
     came, went, counted = flipped(metric, pairs)
-    note = flip_note(len(came), len(went), exact_p(len(came), len(went))) if counted else ""
+    note = flip_note(len(came), len(went), mcnemar(len(came), len(went))) if counted else ""
     return (
         f'<tr><th scope="row">{metric.label}{change}</th><td>{lane("then", "base", before, axis, targets)}'
         f"{lane('now', 'tuned', after, axis, targets)}{axis_line(axis, note)}</td></tr>"
