@@ -13,7 +13,7 @@ from kelron_lib.errors import KelronError
 Run = Callable[[argparse.Namespace, RunConfig], int]
 
 _OUT = Path("runs/kelron")
-_OF_A_MODEL = ("data", "adapter")
+_OF_A_MODEL = ("data", "adapter", "against")
 """Options that a file of answers has no use for."""
 
 
@@ -27,6 +27,7 @@ def add_evaluate_verb(verb: Callable[[str, Run, str], argparse.ArgumentParser]) 
     evaluate.add_argument("--out", type=Path, help=f"where the results go (default: {_OUT}; none for --answers)")
     evaluate.add_argument("--data", type=Path, help="the dataset's folder (default: OUT/data)")
     evaluate.add_argument("--adapter", type=Path, help="the adapter's folder (default: OUT/adapter)")
+    evaluate.add_argument("--against", type=Path, metavar="DIR", help="an earlier evaluation, compared in the report")
     evaluate.add_argument("--answers", type=Path, metavar="FILE.jsonl", help="score these answers, asking no model")
     for option, key, metavar, words in (
         ("--policy", "evaluate.policy", "NAME|FILE", "the targets that decide the exit code"),
@@ -44,7 +45,8 @@ def _evaluate(args: argparse.Namespace, config: RunConfig) -> int:
     from kelron_lib.evaluate.run import evaluate_run
 
     out = args.out or _OUT
-    board = evaluate_run(config, data=args.data or out / "data", adapter=args.adapter or out / "adapter", out=out)
+    data, adapter = args.data or out / "data", args.adapter or out / "adapter"
+    board = evaluate_run(config, data=data, adapter=adapter, out=out, against=args.against)
     return _told(board, f"report: {out / 'report.html'}")
 
 

@@ -4,6 +4,7 @@ import pytest
 from scoreboards import ASK, BASE, HOSTILE, TUNED, board, prompt, scored
 from test_report import Elements, evaluated
 
+from kelron_lib.__main__ import main
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import METRICS, write_report, write_results
 from kelron_lib.evaluate.report import load_earlier
@@ -124,3 +125,10 @@ def test_a_run_is_not_compared_with_itself(tmp_path):
     write_results(tmp_path, made, records)
     with pytest.raises(KelronError, match="name the folder of another run"):
         write_report(tmp_path, scoreboard=made, answers=records, against=tmp_path / ".")
+
+
+def test_the_command_refuses_an_earlier_run_before_it_asks_anything(tmp_path, capsys):
+    assert main(["evaluate", "--out", str(tmp_path), "--against", str(tmp_path / "nowhere")]) == 2
+    told = capsys.readouterr().err
+    assert "nowhere/scoreboard.json is missing" in told
+    assert told.count("\n") == 1

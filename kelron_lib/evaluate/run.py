@@ -16,6 +16,7 @@ from kelron_lib.evaluate import MODELS, evaluate, write_report
 from kelron_lib.evaluate.measures import BUSINESS_LOSS, business_loss, mean_losses
 from kelron_lib.evaluate.policy import load_policy
 from kelron_lib.evaluate.prompts import Prompt, prompts_of
+from kelron_lib.evaluate.report import earlier_run
 from kelron_lib.evaluate.score import require_same_kind
 from kelron_lib.export import MadeFrom, made_from
 from kelron_lib.generate import Answer
@@ -90,14 +91,22 @@ def count_empty(answers: Mapping[str, Sequence[Answer]], say: Callable[[str], No
 
 
 def evaluate_run(
-    config: RunConfig, *, data: Path, adapter: Path, out: Path, say: Callable[[str], None] = print
+    config: RunConfig,
+    *,
+    data: Path,
+    adapter: Path,
+    out: Path,
+    against: Path | None = None,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Ask base and tuned model the held-out prompts, in one process a GPU; returns the scoreboard.
 
     Writes `scoreboard.json`, `answers.jsonl`, `evaluate_config.json` and `report.html` to `out`, and the answers as
     they come to `out`/asked, from where a later call goes on after a cut. Raises KelronError for a missing or foreign
-    adapter, dataset or persona, and where the adapter was trained on other data.
+    adapter, dataset or persona, where the adapter was trained on other data, and where `against`, the folder of an
+    earlier evaluation that the report compares with, cannot be read.
     """
+    earlier_run(against, out)  # before hours of answering
     policy = load_policy(config.evaluate.policy)
     require_same_kind(out, of_file=False)
     require_adapter(adapter)
@@ -139,6 +148,7 @@ def evaluate_run(
             scoreboard=scoreboard,
             answers=records,
             config=to_json(config),
+            against=against,
             **about,
         )
     return scoreboard

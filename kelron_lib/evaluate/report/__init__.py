@@ -31,6 +31,7 @@ from kelron_lib.files import write_whole
 __all__ = [
     "REPORT_FILE",
     "choose_examples",
+    "earlier_run",
     "headline",
     "load_earlier",
     "render_report",
@@ -71,6 +72,15 @@ def render_report(
     return page.document(f"{persona}: {headline(scoreboard)}", "".join(parts), STYLE)
 
 
+def earlier_run(against: Path | None, out: Path) -> Earlier | None:
+    """The run to compare with, None for none. Raises KelronError where it cannot be read, or is the one in `out`."""
+    if against is None:
+        return None
+    if against.resolve() == out.resolve():
+        raise KelronError(f"{against} is this run's own folder: name the folder of another run to compare with")
+    return load_earlier(against)
+
+
 def write_report(
     out: Path,
     *,
@@ -89,8 +99,6 @@ def write_report(
     the resolved config. `against`: the folder of an earlier evaluation, to compare with. Sections without material are
     left out. Raises KelronError where the earlier run cannot be read, or is the one in `out`.
     """
-    if against and against.resolve() == out.resolve():
-        raise KelronError(f"{against} is this run's own folder: name the folder of another run to compare with")
     made = render_report(
         scoreboard=scoreboard,
         answers=answers,
@@ -98,7 +106,7 @@ def write_report(
         sessions=sessions,
         quality=quality or {},
         config=config,
-        earlier=load_earlier(against) if against else None,
+        earlier=earlier_run(against, out),
     )
     write_whole(out / REPORT_FILE, made.encode())
     return out / REPORT_FILE
