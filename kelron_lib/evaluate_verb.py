@@ -62,16 +62,17 @@ def _score_file(args: argparse.Namespace, config: RunConfig) -> int:
     named = any(override.startswith("evaluate.policy=") for override in args.set)
     policy = load_policy(config.evaluate.policy if named else "answers")
     board = score_file(args.answers, load_persona(config.data.persona), rival_names(), args.out, policy)
-    return _told(board, f"flags: {args.out / FLAGGED_FILE}")
+    told = [f"flags: {args.out / FLAGGED_FILE}"]
+    if empty := sum(board["meta"]["empty"].values()):
+        told.append(f"{empty} answer{' is' if empty == 1 else 's are'} empty, which counts as not ended")
+    return _told(board, *told)
 
 
-def _told(board: dict[str, Any], where: str) -> int:
-    """Print the table and the verdict; the exit code."""
+def _told(board: dict[str, Any], *lines: str) -> int:
+    """Print the table, the lines and the verdict; the exit code."""
     from kelron_lib.evaluate import scoreboard_table, verdict
 
     print(scoreboard_table(board))
-    print(where)
-    if empty := sum(board["meta"].get("empty", {}).values()):
-        print(f"{empty} answer{' is' if empty == 1 else 's are'} empty, which counts as not ended")
+    print("\n".join(lines))
     print("\n".join(verdict(board["gate"])))
     return 0 if board["gate"]["passed"] else 1
