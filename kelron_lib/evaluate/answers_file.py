@@ -17,8 +17,8 @@ from kelron_lib.data.foreign.text import TextFile, open_text
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.detectors import FLAGS, KINDS
 from kelron_lib.evaluate.gate import judge
-from kelron_lib.evaluate.metrics import ATTACKS, SYSTEMS
-from kelron_lib.evaluate.policy import SOURCES, Policy
+from kelron_lib.evaluate.policy import Policy
+from kelron_lib.evaluate.prompt import ATTACKS, SOURCES, SYSTEM_KINDS
 from kelron_lib.evaluate.score import (
     OF_FILE,
     SCOREBOARD_FILE,
@@ -190,7 +190,7 @@ _OPTIONAL: dict[str, Callable[[Any, str], None]] = {
     "messages": _messages,
     "model": lambda value, key: _one_of(value, MODELS, key),
     "attack": lambda value, key: _one_of(value, ("", *ATTACKS), key),
-    "system_kind": lambda value, key: _one_of(value, SYSTEMS, key),
+    "system_kind": lambda value, key: _one_of(value, SYSTEM_KINDS, key),
     "source": lambda value, key: _one_of(value, SOURCES, key),
     "seed_id": _name,
     "rivals": _rivals,

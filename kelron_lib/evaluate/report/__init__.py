@@ -33,6 +33,7 @@ __all__ = [
     "choose_examples",
     "headline",
     "load_earlier",
+    "read_earlier",
     "render_report",
     "worst_answers",
     "write_report",
@@ -71,6 +72,16 @@ def render_report(
     return page.document(f"{persona}: {headline(scoreboard)}", "".join(parts), STYLE)
 
 
+def read_earlier(against: Path | None, out: Path) -> Earlier | None:
+    """The evaluation in the folder `against`, if one is named. Raises KelronError where it cannot be read, or is that
+    of `out`."""
+    if against is None:
+        return None
+    if against.resolve() == out.resolve():
+        raise KelronError(f"{against} is this run's own folder: name the folder of another run to compare with")
+    return load_earlier(against)
+
+
 def write_report(
     out: Path,
     *,
@@ -89,8 +100,7 @@ def write_report(
     the resolved config. `against`: the folder of an earlier evaluation, to compare with. Sections without material are
     left out. Raises KelronError where the earlier run cannot be read, or is the one in `out`.
     """
-    if against and against.resolve() == out.resolve():
-        raise KelronError(f"{against} is this run's own folder: name the folder of another run to compare with")
+    earlier = read_earlier(against, out)
     made = render_report(
         scoreboard=scoreboard,
         answers=answers,
@@ -98,7 +108,7 @@ def write_report(
         sessions=sessions,
         quality=quality or {},
         config=config,
-        earlier=load_earlier(against) if against else None,
+        earlier=earlier,
     )
     write_whole(out / REPORT_FILE, made.encode())
     return out / REPORT_FILE
