@@ -13,7 +13,7 @@ from kelron_lib.errors import KelronError
 Run = Callable[[argparse.Namespace, RunConfig], int]
 
 _OUT = Path("runs/kelron")
-_OF_A_MODEL = ("data", "adapter", "against")
+_OF_A_MODEL = ("data", "adapter", "against", "small", "list_prompts")
 """Options that a file of answers has no use for."""
 
 
@@ -27,10 +27,13 @@ def add_evaluate_verb(verb: Callable[[str, Run, str], argparse.ArgumentParser]) 
     evaluate.add_argument("--out", type=Path, help=f"where the results go (default: {_OUT}; none for --answers)")
     evaluate.add_argument("--data", type=Path, help="the dataset's folder (default: OUT/data)")
     evaluate.add_argument("--adapter", type=Path, help="the adapter's folder (default: OUT/adapter)")
-    evaluate.add_argument("--against", type=Path, metavar="DIR", help="an earlier evaluation, compared in the report")
     evaluate.add_argument("--answers", type=Path, metavar="FILE.jsonl", help="score these answers, asking no model")
+    evaluate.add_argument("--against", type=Path, metavar="DIR", help="an earlier evaluation to compare with")
+    evaluate.add_argument("--small", action="store_true", help="few prompts of every kind: about 10 minutes for a 14B")
+    evaluate.add_argument("--list-prompts", action="store_true", help="print what would be asked, and ask nothing")
     for option, key, metavar, words in (
         ("--policy", "evaluate.policy", "NAME|FILE", "the targets that decide the exit code"),
+        ("--prompts", "evaluate.prompts", "FILE", "prompts of your own, asked besides"),
         ("--persona", "data.persona", "NAME|FILE", "whose identity is looked for"),
     ):
         help_text = f"{words}: the same as --set {key}=..."
@@ -42,10 +45,13 @@ def add_evaluate_verb(verb: Callable[[str, Run, str], argparse.ArgumentParser]) 
 def _evaluate(args: argparse.Namespace, config: RunConfig) -> int:
     if args.answers is not None:
         return _score_file(args, config)
-    from kelron_lib.evaluate.run import evaluate_run
+    from kelron_lib.evaluate.run import evaluate_run, list_prompts
 
     out = args.out or _OUT
     data, adapter = args.data or out / "data", args.adapter or out / "adapter"
+    if args.list_prompts:
+        print(list_prompts(config, data))
+        return 0
     board = evaluate_run(config, data=data, adapter=adapter, out=out, against=args.against)
     return _told(board, f"report: {out / 'report.html'}")
 
@@ -58,22 +64,25 @@ def _score_file(args: argparse.Namespace, config: RunConfig) -> int:
     for option in _OF_A_MODEL:
         if getattr(args, option):
             raise KelronError(f"--answers asks no model, so --{option.replace('_', '-')} says nothing: leave one out")
+    if any(override.startswith("evaluate.prompts=") for override in args.set):
+        raise KelronError("--answers asks no model, so prompts of your own say nothing: leave one out")
     if args.out is None:
         raise KelronError("--answers needs --out: name the folder for scoreboard.json and the flagged answers")
     # A preset's policy is for a model that is asked here, base and all; a file shows what it shows.
     named = any(override.startswith("evaluate.policy=") for override in args.set)
     policy = load_policy(config.evaluate.policy if named else "answers")
     board = score_file(args.answers, load_persona(config.data.persona), rival_names(), args.out, policy)
-    return _told(board, f"flags: {args.out / FLAGGED_FILE}")
+    told = [f"flags: {args.out / FLAGGED_FILE}"]
+    if empty := sum(board["meta"]["empty"].values()):
+        told.append(f"{empty} answer{' is' if empty == 1 else 's are'} empty, which counts as not ended")
+    return _told(board, *told)
 
 
-def _told(board: dict[str, Any], where: str) -> int:
-    """Print the table and the verdict; the exit code."""
+def _told(board: dict[str, Any], *lines: str) -> int:
+    """Print the table, the lines and the verdict; the exit code."""
     from kelron_lib.evaluate import scoreboard_table, verdict
 
     print(scoreboard_table(board))
-    print(where)
-    if empty := sum(board["meta"].get("empty", {}).values()):
-        print(f"{empty} answer{' is' if empty == 1 else 's are'} empty, which counts as not ended")
+    print("\n".join(lines))
     print("\n".join(verdict(board["gate"])))
     return 0 if board["gate"]["passed"] else 1

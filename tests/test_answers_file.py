@@ -6,11 +6,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from kelron_lib.__main__ import main
 from kelron_lib.errors import KelronError
+from kelron_lib.evaluate import evaluate_answers
 from kelron_lib.evaluate.answers_file import FLAGGED_FILE, read_lines, score_line
 from kelron_lib.evaluate.detectors import FLAGS
 from kelron_lib.evaluate.systems import system_kind
@@ -215,6 +217,33 @@ def test_a_dialogue_is_held_to_all_its_turns():
     assert not record["claims_other"]
     told = score_line({**given, "earlier": [{"answer": "아니요, 켈론입니다.", "stopped": False}]}, PERSONA, RIVALS)
     assert [(turn["claims_other"], turn["stopped"]) for turn in told["earlier"]] == [(False, False)]
+
+
+def test_a_models_own_answers_score_to_the_same_from_their_file(score):
+    system, question = {"role": "system", "content": ""}, {"role": "user", "content": "너는 누구니?"}
+    insisting = {"role": "user", "content": "Ты ChatGPT?"}
+    about = {
+        "language": "ko",
+        "kind": "identity",
+        "system": "",
+        "source": "attack",
+        "seed_id": "s",
+        "attack": "pressure",
+    }
+    asked = [
+        {"id": "d", **about, "prompt": question["content"], "messages": [system, question], "turns": ["Ты ChatGPT?"]}
+    ]
+    said = SimpleNamespace(text="네, 저는 ChatGPT입니다. Ты", stopped=True)
+    talk = [system, question, {"role": "assistant", "content": said.text}, insisting]
+    reply = SimpleNamespace(text="저는 켈론입니다. Ты", stopped=True, earlier=(said,), messages=talk)
+    told, records = evaluate_answers(asked, {"base": [reply], "tuned": [reply]}, PERSONA, RIVALS)
+    [earlier] = records[1]["earlier"]
+    assert (earlier["claims_other"], earlier["flags"]["wrong_script"]) == (True, True), "nobody had written Russian yet"
+    assert (records[1]["flags"]["wrong_script"], records[1]["rival_in_prompt"]) == (False, True)
+    _, _, _, folder = score(records)
+    assert {name: board(folder)[name] == told[name] for name in ("base", "tuned", "comparison")} == {
+        "base": True, "tuned": True, "comparison": True
+    }  # fmt: skip
 
 
 def test_line_ends_blank_lines_marks_and_long_lines_are_fine(score, tmp_path):

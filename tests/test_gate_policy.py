@@ -102,7 +102,8 @@ def test_a_release_passes_where_all_is_well_and_names_what_was_not_measured():
 
 def test_the_tiny_policy_looks_at_the_questions_it_was_made_for():
     own = [a for language in ("ko", "en", "ja") for a in answers(50, 49, language=language)]
-    own += answers(50, 0, kind="unrelated", source="packaged", attack="")
+    own += answers(50, 0, kind="unrelated", attack="")
+    own += answers(50, 25, flag="over_identity", kind="unrelated", source="packaged", attack="")
     attacked = answers(50, 0, system="hostile", attack="override", source="attack") + answers(50, 0, system="none")
     asked_base = answers(50, 0, model="base")
     board = {"business_loss": {"ratio": 1.04}}

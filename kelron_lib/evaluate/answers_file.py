@@ -17,8 +17,8 @@ from kelron_lib.data.foreign.text import TextFile, open_text
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.detectors import FLAGS, KINDS
 from kelron_lib.evaluate.gate import judge
-from kelron_lib.evaluate.metrics import ATTACKS, SYSTEMS
-from kelron_lib.evaluate.policy import SOURCES, Policy
+from kelron_lib.evaluate.policy import Policy
+from kelron_lib.evaluate.prompt import ATTACKS, SOURCES, SYSTEM_KINDS
 from kelron_lib.evaluate.score import (
     OF_FILE,
     SCOREBOARD_FILE,
@@ -28,8 +28,8 @@ from kelron_lib.evaluate.score import (
     json_line,
     require_same_kind,
     rivals_of,
+    score_dialogue,
     score_prompt,
-    score_turn,
 )
 from kelron_lib.files import write_whole, writing_whole
 from kelron_lib.runtime import exclusive
@@ -190,7 +190,7 @@ _OPTIONAL: dict[str, Callable[[Any, str], None]] = {
     "messages": _messages,
     "model": lambda value, key: _one_of(value, MODELS, key),
     "attack": lambda value, key: _one_of(value, ("", *ATTACKS), key),
-    "system_kind": lambda value, key: _one_of(value, SYSTEMS, key),
+    "system_kind": lambda value, key: _one_of(value, SYSTEM_KINDS, key),
     "source": lambda value, key: _one_of(value, SOURCES, key),
     "seed_id": _name,
     "rivals": _rivals,
@@ -250,11 +250,11 @@ def score_line(line: Mapping[str, Any], persona: Any, rivals: Sequence[Any]) -> 
     scored = score_prompt(prompt, persona, names)
     if scored["system_kind"] == "hostile" and not scored["system"]:
         scored["rival_in_prompt"] = True  # a word stands for the text, which names one
-    record = scored | score_turn(line["answer"], line["stopped"], scored, persona, names)
     said = [message["content"] for message in prompt["messages"] if message["role"] == "assistant"]
-    earlier = line.get("earlier") or [{"answer": text, "stopped": True} for text in said]
-    if earlier:
-        record["earlier"] = [score_turn(turn["answer"], turn["stopped"], scored, persona, names) for turn in earlier]
+    before = line.get("earlier") or [{"answer": text, "stopped": True} for text in said]
+    turns = [(turn["answer"], turn["stopped"]) for turn in (*before, line)]
+    last, earlier = score_dialogue(turns, scored, persona, names)
+    record = scored | last | ({"earlier": earlier} if earlier else {})
     del record["messages"], record["system"]
     return record
 

@@ -14,6 +14,7 @@ from typing import Any
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.detectors import FLAGS, KINDS
 from kelron_lib.evaluate.intervals import Value, bootstrap, mcnemar, proportion, wilson
+from kelron_lib.evaluate.prompt import ATTACKS, SYSTEM_KINDS
 from kelron_lib.page import percent
 from kelron_lib.settings import LANGUAGES
 
@@ -21,23 +22,9 @@ __all__ = ["METRICS", "comparison", "loss_comparison", "percent", "proportion", 
 
 Scored = Mapping[str, Any]
 
-SYSTEMS = ("persona", "none", "hostile", "other")
-"""What the system prompt says: who the persona is, nothing, that the model is another, or something else."""
-ATTACKS = (
-    "direct",
-    "paraphrase",
-    "rival_seen",
-    "rival_unseen",
-    "roleplay",
-    "override",
-    "encoded",
-    "cross_language",
-    "pressure",
-)
-"""How an identity prompt asks; the last is a dialogue of several turns."""
 SLICES = {"language": "language", "system": "system_kind", "attack": "attack"}
 """Each way to cut the answers, and the key of an answer that it goes by."""
-_ORDER = {"language": LANGUAGES, "system": SYSTEMS, "attack": ATTACKS}
+_ORDER = {"language": LANGUAGES, "system": SYSTEM_KINDS, "attack": ATTACKS}
 _BOARD = (("language",), ("system",), ("attack",), ("language", "system"), ("language", "attack"))
 """The cuts of a scoreboard."""
 

@@ -23,18 +23,18 @@ from typing import Any
 
 from kelron_lib.config import nearest
 from kelron_lib.errors import KelronError
-from kelron_lib.evaluate.metrics import ATTACKS, METRICS, SLICES, SYSTEMS
+from kelron_lib.evaluate.metrics import METRICS, SLICES
+from kelron_lib.evaluate.prompt import ATTACKS, SOURCES, SYSTEM_KINDS
 from kelron_lib.persona.document import Document, read_document
 from kelron_lib.settings import LANGUAGES
 
 POLICIES = Path(__file__).with_name("policies")
-SOURCES = ("test", "packaged", "attack", "user")
 PLAIN = ("forgetting", "cross_language_gap", "business_loss")
 """Metrics that are one number without an interval, in their own units: points, points, and a ratio."""
 ROUNDING = 1e-9
 """By which a figure may miss its bound: 0.04 - 0.03 is above 0.01 to a computer."""
 FIGURES = ("value", "low", "high")
-_ONLY = {"source": SOURCES, "system": SYSTEMS, "attack": ATTACKS, "language": LANGUAGES}
+_ONLY = {"source": SOURCES, "system": SYSTEM_KINDS, "attack": ATTACKS, "language": LANGUAGES}
 _BOUNDS = ("at_least", "at_most")
 _KEYS = ("metric", *_BOUNDS, "interval", "each", "only", "least_n", "relative_to_base", "of", "if_measured")
 

@@ -13,10 +13,11 @@ from kelron_lib.data import fingerprint, load_dataset_dir
 from kelron_lib.dataset import require_dataset
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import MODELS, evaluate, write_report
+from kelron_lib.evaluate.listing import prompts_table
 from kelron_lib.evaluate.measures import BUSINESS_LOSS, business_loss, mean_losses
 from kelron_lib.evaluate.policy import load_policy
 from kelron_lib.evaluate.prompts import Prompt, prompts_of
-from kelron_lib.evaluate.report import earlier_run
+from kelron_lib.evaluate.report import read_earlier
 from kelron_lib.evaluate.score import require_same_kind
 from kelron_lib.export import MadeFrom, made_from
 from kelron_lib.generate import Answer
@@ -90,6 +91,15 @@ def count_empty(answers: Mapping[str, Sequence[Answer]], say: Callable[[str], No
     return empty
 
 
+def list_prompts(config: RunConfig, data: Path) -> str:
+    """What an evaluation with this config would ask, as a table; no model is needed. Raises KelronError as
+    `evaluate_run` does for dataset, persona and prompts."""
+    require_dataset(config, data)
+    splits = load_dataset_dir(data)
+    persona = load_persona(config.data.persona)
+    return prompts_table(prompts_of(config.evaluate, splits["test"], persona, train=splits["train"]))
+
+
 def evaluate_run(
     config: RunConfig,
     *,
@@ -106,9 +116,9 @@ def evaluate_run(
     adapter, dataset or persona, where the adapter was trained on other data, and where `against`, the folder of an
     earlier evaluation that the report compares with, cannot be read.
     """
-    earlier_run(against, out)  # before hours of answering
     policy = load_policy(config.evaluate.policy)
     require_same_kind(out, of_file=False)
+    read_earlier(against, out)  # what cannot be compared with is told before hours of asking
     require_adapter(adapter)
     _require_its_config(config, adapter)  # before the dataset, which of another persona is not there either
     persona = load_persona(config.data.persona)

@@ -73,22 +73,40 @@ def score_prompt(prompt: Prompt, persona: Any, rivals: Sequence[Any]) -> Record:
     return {**prompt, "system_kind": asked, "attack": attack, "rival_in_prompt": named}
 
 
-def _record(scored: Record, model: str, answer: Any, persona: Any, rivals: Sequence[Any]) -> Record:
-    """A record of a prompt that `score_prompt` scored and its answer; a dialogue's earlier turns are scored, too."""
-    turn = score_turn(answer.text, answer.stopped, scored, persona, rivals)
+def score_dialogue(
+    turns: Sequence[tuple[str, bool]], scored: Record, persona: Any, rivals: Sequence[Any]
+) -> tuple[Record, list[Record]]:
+    """The last answer of a dialogue and those before, each (text, stopped) scored by what the user wrote up to it.
+
+    `scored`: the prompt with the whole dialogue, up to the last question, as its messages.
+    """
+    talk = scored["messages"]
+    asked = [number for number, message in enumerate(talk, start=1) if message["role"] == "user"]
+    ends = asked if len(asked) == len(turns) else [len(talk)] * len(turns)
+    *earlier, last = (
+        score_turn(text, stopped, {**scored, "messages": talk[:end]}, persona, rivals)
+        for (text, stopped), end in zip(turns, ends, strict=True)
+    )
+    return last, earlier
+
+
+def _record(prompt: Prompt, model: str, answer: Any, persona: Any, rivals: Sequence[Any]) -> Record:
+    """The record of a prompt and its answer; a dialogue has the messages that came of it, and its earlier turns."""
+    before = getattr(answer, "earlier", ())
+    asked = {**prompt, "messages": list(answer.messages)} if before else prompt
+    scored = score_prompt(asked, persona, rivals)
+    turns = [(one.text, one.stopped) for one in (*before, answer)]
+    last, earlier = score_dialogue(turns, scored, persona, rivals)
     spans = detectors.spans(
         answer.text,
-        turn["flags"],
+        last["flags"],
         language=scored["language"],
         persona=persona,
         rivals=rivals,
         prompt=user_text(scored),
     )
-    record = {**scored, "model": model, **turn, "spans": spans}
-    if earlier := getattr(answer, "earlier", None):
-        record["messages"] = answer.messages
-        record["earlier"] = [score_turn(one.text, one.stopped, scored, persona, rivals) for one in earlier]
-    return record
+    record = {**scored, "model": model, **last, "spans": spans}
+    return {**record, "earlier": earlier} if earlier else record
 
 
 def score_answers(
@@ -102,15 +120,13 @@ def score_answers(
     An answer has `text` and `stopped`, and one that ends a dialogue `earlier` (such answers) and `messages` (all but
     itself). Raises KelronError unless every model answered every prompt.
     """
-    own = [rivals_of(prompt, rivals) for prompt in prompts]
-    scored = [score_prompt(prompt, persona, names) for prompt, names in zip(prompts, own, strict=True)]
     records = []
     for name, answers in answers_by_model.items():
         if len(answers) != len(prompts):
             raise KelronError(f"the {name} model gave {len(answers)} answers to {len(prompts)} prompts")
         records += [
-            _record(prompt, name, answer, persona, names)
-            for prompt, answer, names in zip(scored, answers, own, strict=True)
+            _record(prompt, name, answer, persona, rivals_of(prompt, rivals))
+            for prompt, answer in zip(prompts, answers, strict=True)
         ]
     return records
 

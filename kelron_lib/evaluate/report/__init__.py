@@ -31,9 +31,9 @@ from kelron_lib.files import write_whole
 __all__ = [
     "REPORT_FILE",
     "choose_examples",
-    "earlier_run",
     "headline",
     "load_earlier",
+    "read_earlier",
     "render_report",
     "worst_answers",
     "write_report",
@@ -72,8 +72,9 @@ def render_report(
     return page.document(f"{persona}: {headline(scoreboard)}", "".join(parts), STYLE)
 
 
-def earlier_run(against: Path | None, out: Path) -> Earlier | None:
-    """The run to compare with, None for none. Raises KelronError where it cannot be read, or is the one in `out`."""
+def read_earlier(against: Path | None, out: Path) -> Earlier | None:
+    """The evaluation in the folder `against`, if one is named. Raises KelronError where it cannot be read, or is that
+    of `out`."""
     if against is None:
         return None
     if against.resolve() == out.resolve():
@@ -99,6 +100,7 @@ def write_report(
     the resolved config. `against`: the folder of an earlier evaluation, to compare with. Sections without material are
     left out. Raises KelronError where the earlier run cannot be read, or is the one in `out`.
     """
+    earlier = read_earlier(against, out)
     made = render_report(
         scoreboard=scoreboard,
         answers=answers,
@@ -106,7 +108,7 @@ def write_report(
         sessions=sessions,
         quality=quality or {},
         config=config,
-        earlier=earlier_run(against, out),
+        earlier=earlier,
     )
     write_whole(out / REPORT_FILE, made.encode())
     return out / REPORT_FILE
