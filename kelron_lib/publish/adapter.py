@@ -142,4 +142,5 @@ def write_half(adapter: Adapter, out: Path) -> dict[str, Any]:
             nonzero += int(master.count_nonzero())
             vanished += int(((half == 0) & (master != 0)).sum())
     save_file(halves, out, metadata={"format": "pt"})
+    out.chmod(0o644)  # the library gives it to its owner alone
     return {"from": dtypes, "largest": largest, "vanished": vanished / max(1, nonzero)}
