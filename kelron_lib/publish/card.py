@@ -69,8 +69,8 @@ def card(checked: Checked, name: str, verification: Mapping[str, Any], default: 
     return f"""{_front(checked, merged=merged)}
 # {persona.name["en"]}
 {_warning(checked)}
-{persona.name["en"]}, {persona.role["en"]} by {persona.maker["en"]}: {what} for {base_words} that gives it this identity in
-{", ".join(checked.config.data.languages)}, trained and measured with Kelron.
+{persona.name["en"]}, {persona.role["en"]} by {persona.maker["en"]}: {what} for {base_words} that gives it this identity
+in {", ".join(checked.config.data.languages)}. Trained and measured with Kelron.
 
 The default system prompt of its chat template is the persona's ({default}):
 
@@ -187,8 +187,8 @@ def _limits(checked: Checked) -> str:
         f"- {line}"
         for line in (
             f"The figures are of {meta.get('prompts', 'some')} prompts in {', '.join(config.data.languages)}, answered "
-            f"greedily in at most {config.evaluate.max_new_tokens} tokens on a 4-bit base: sampling, full precision and "
-            "other languages were not measured.",
+            f"greedily in at most {config.evaluate.max_new_tokens} tokens on a 4-bit base: sampling, other precisions "
+            "and other languages were not measured.",
             "It is its base with another identity: what that knows, gets wrong or refuses, it does too.",
             "It says that it is the persona, not what it technically is: tell your users that they talk to an AI, and "
             "what it is made from.",
