@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
 from kelron_lib.errors import KelronError
 from kelron_lib.placement import read_shape
 from kelron_lib.publish import merge as merging
-from kelron_lib.publish.adapter import linears_of, read_adapter, require_fit, write_half
+from kelron_lib.publish.adapter import linears_of, read_adapter, require_fit, tensor_name, write_half
 from kelron_lib.publish.merge import INDEX, merge, plan_merge
 from kelron_lib.tiny import base_path
 
@@ -122,6 +123,36 @@ def test_what_a_cut_leaves_does_not_load(tied, tmp_path, monkeypatch):
     assert list(tmp_path.glob("*.safetensors"))
     with pytest.raises(ValueError, match=r"config\.json"):
         AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+def resident(field):
+    """Bytes that this process holds (VmRSS), or held at most since the mark was last set back (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def test_a_merge_holds_a_matrix_and_not_a_shard(tmp_path):
+    """The two shards are 64 MB each, a matrix with its update takes under 20."""
+    for name in ("base", "adapter", "out"):
+        (tmp_path / name).mkdir()
+    modules = [f"model.layers.{layer}.mlp.{name}_proj" for layer in range(16) for name in ("up", "down")]
+    shards = {f"model-{number}.safetensors": modules[number::2] for number in range(2)}
+    for shard, own in shards.items():
+        save_file({f"{module}.weight": torch.zeros(1024, 1024) for module in own}, tmp_path / "base" / shard)
+    index = {"weight_map": {f"{module}.weight": shard for shard, own in shards.items() for module in own}}
+    (tmp_path / "base" / INDEX).write_text(json.dumps(index))
+    (tmp_path / "base" / "config.json").write_text("{}")
+    shapes = {"A": (8, 1024), "B": (1024, 8)}
+    factors = {tensor_name(module, key): torch.ones(shape) for module in modules for key, shape in shapes.items()}
+    save_file(factors, tmp_path / "adapter" / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["up_proj", "down_proj"]}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    del factors
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    before = resident("VmRSS")
+    merge(tmp_path / "base", read_adapter(tmp_path / "adapter"), tmp_path / "out", lambda line: None)
+    assert resident("VmHWM") - before < 40e6
+    assert all((tensor == 8).all() for tensor in tensors(tmp_path / "out").values())
 
 
 # --- what does not fit ---
