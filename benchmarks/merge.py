@@ -26,14 +26,15 @@ from harness.measure import GIB
 from harness.models import SHAPES
 
 CHILD = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 import torch
 from kelron_lib.publish.adapter import read_adapter
 from kelron_lib.publish.merge import merge
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 before, began = peak(), time.monotonic()
 base, adapter, out = map(Path, sys.argv[1:])

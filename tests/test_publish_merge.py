@@ -13,10 +13,11 @@ from tiny_models import random_model
 from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
 
 from kelron_lib.errors import KelronError
+from kelron_lib.hub_client import Backoff, Hub
 from kelron_lib.placement import read_shape
 from kelron_lib.publish import merge as merging
 from kelron_lib.publish.adapter import linears_of, read_adapter, require_fit, tensor_name, write_half
-from kelron_lib.publish.merge import INDEX, merge, plan_merge
+from kelron_lib.publish.merge import INDEX, base_folder, merge, plan_merge
 from kelron_lib.tiny import base_path
 
 VOCABULARY = 320
@@ -293,3 +294,19 @@ def test_values_that_float16_rounds_away_are_counted(tied, tmp_path):
     adapter = read_adapter(change(tied / "adapter", tmp_path / "adapter", put(1e-9)))
     values = sum(tensor.numel() for tensor in load_file(adapter.folder / "adapter_model.safetensors").values())
     assert write_half(adapter, tmp_path / "half.safetensors")["vanished"] == pytest.approx(1 / values, rel=0.01)
+
+
+# --- a base on the Hub ---
+
+
+def test_a_base_on_the_hub_is_fetched_whole(stand_in, tied, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # the stand-in gives files over HTTP
+    hub = Hub(token=stand_in.token, endpoint=stand_in.url, backoff=Backoff(first_wait=0.01), say=lambda line: None)
+    hub.api.create_repo("me/base", private=True)
+    hub.api.upload_folder(repo_id="me/base", folder_path=tied / "base")
+    stand_in.fail("info", "cut")
+    plan = plan_merge(base_folder("me/base", hub), read_adapter(tied / "adapter"))
+    assert plan == plan_merge(tied / "base", read_adapter(tied / "adapter"))
+    with pytest.raises(KelronError, match=r"^cannot fetch the weights of me/none: not found on the Hub"):
+        base_folder("me/none", hub)

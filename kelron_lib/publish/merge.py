@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kelron_lib.errors import KelronError
+from kelron_lib.hub_client import Hub, no_progress_bars
 from kelron_lib.publish.adapter import Adapter, require_fit, tensor_name
 from kelron_lib.publish.tensors import Place, TensorFile, read_header
 from kelron_lib.runtime import read_json
@@ -118,20 +119,16 @@ def _config(base: Path) -> Mapping[str, Any]:
     return config
 
 
-def base_folder(name: str) -> Path:
-    """The folder with a base's whole checkpoint, fetched from the Hub where `name` is none here.
+def base_folder(name: str, hub: Hub | None = None) -> Path:
+    """The folder with a base's whole checkpoint, fetched into the Hub client's cache where `name` is none here.
 
     Raises KelronError where it cannot be had.
     """
     if Path(name).is_dir():
         return Path(name)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors", INDEX, CONFIG]))
-    except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise KelronError(
-            f"cannot fetch the weights of {name!r}: {first}; name a folder with --set model.base"
-        ) from None
+    asked = hub or Hub()
+    wanted = ["*.safetensors", INDEX, CONFIG]
+    with no_progress_bars():
+        return Path(
+            asked.ask(f"fetch the weights of {name}", lambda: asked.api.snapshot_download(name, allow_patterns=wanted))
+        )
