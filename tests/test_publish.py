@@ -1,6 +1,8 @@
 """`kelron publish`, whole: what is refused before anything is loaded, what a publication holds, and that it answers."""
 
+import errno
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -167,7 +169,7 @@ def test_the_card_tells_what_it_is(published):
         "--max-lora-rank 8",
     ):
         assert part in card
-    assert "did not pass" not in card
+    assert "not cleared" not in card
 
 
 def test_nothing_of_this_machine_is_in_it(published, evaluated, tmp_path_factory):
@@ -242,7 +244,7 @@ def test_forced_past_it_the_card_says_so_first(ready, config, tmp_path, unasked)
     edit(ready / "scoreboard.json", lambda board: board["meta"].update(held_out=False))
     publish(config, ready, str(tmp_path / "to"), force=True, say=lambda line: None)
     card = (tmp_path / "to" / "README.md").read_text("utf-8")
-    assert "# Kelron\n\n> **This model did not pass its release gate.**" in card
+    assert "# Kelron\n\n> **This model is not cleared for release.**" in card
     assert "> - Identity recall: at least 98 %. Found 3 %\n> - the adapter does not say which rows" in card
     told = json.loads((tmp_path / "to" / "kelron.json").read_text("utf-8"))["publication"]
     assert (told["gate"]["passed"], len(told["forced"])) == (False, 2)
@@ -364,6 +366,22 @@ def test_a_language_that_the_run_does_not_have(ready, config, tmp_path, nothing_
     with pytest.raises(KelronError, match="--language is ja and the run's languages are ko: name one"):
         publishing._default_language(replace(config, data=replace(config.data, languages=("ko",))), "ja")
     assert publishing._default_language(replace(config, data=replace(config.data, languages=("ko", "ja"))), "") == "ko"
+
+
+def test_a_disk_that_fills_up_is_told_and_nothing_is_left(ready, tmp_path, capsys, unasked, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(publishing, "write_words", full)
+    assert main(["publish", *OPTIONS, "--run", str(ready), "--to", str(tmp_path / "to")]) == 2
+    assert capsys.readouterr().err.startswith("kelron: no disk space")
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
+def test_the_card_has_the_recipe_that_was_trained(ready, config, tmp_path, unasked):
+    edit(ready / "adapter" / "kelron.json", lambda told: told["config"]["train"].update(learning_rate=0.0123))
+    publish(config, ready, str(tmp_path / "to"), say=lambda line: None)
+    assert "| learning rate | 0.0123, " in (tmp_path / "to" / "README.md").read_text("utf-8")
 
 
 # --- where it goes ---

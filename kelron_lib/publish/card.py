@@ -106,7 +106,7 @@ def _warning(checked: Checked) -> str:
     if not checked.failing:
         return ""
     return (
-        "\n> **This model did not pass its release gate.** It was published with `--force` all the same. What failed:\n"
+        "\n> **This model is not cleared for release.** It was published with `--force`. Against it speak:\n"
         + "".join(f"> - {text}\n" for text in checked.failing)
     )
 
@@ -144,7 +144,7 @@ def _proof(found: Mapping[str, Any], *, merged: bool) -> str:
 
 
 def _data(checked: Checked) -> str:
-    data, quality = checked.config.data, checked.quality
+    data, quality = checked.trained.data, checked.quality
     if quality is None:
         return "The rows were not at hand when this card was written."
     languages = quality.get("by_language", {})
@@ -162,7 +162,7 @@ def _data(checked: Checked) -> str:
 
 
 def _recipe(checked: Checked) -> str:
-    config, sessions = checked.config, checked.sessions
+    config, sessions = checked.trained, checked.sessions
     train, lora = config.train, config.lora
     spent = sum(float(session.get("seconds", 0)) for session in sessions)
     targets = ", ".join(checked.adapter.targets)

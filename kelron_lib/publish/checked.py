@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.config import RunConfig, as_overrides, config_hash, differing, to_dict
+from kelron_lib.config import RunConfig, as_overrides, config_hash, differing, from_dict, to_dict
 from kelron_lib.data import QUALITY_FILE, fingerprint, is_dataset, load_dataset_dir
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.run import ABOUT_THE_RUN
@@ -32,6 +32,9 @@ class Checked:
     """A run that may be published, and what is known of it."""
 
     config: RunConfig
+    """How it was evaluated, and is loaded."""
+    trained: RunConfig
+    """How it was trained: what the adapter says of itself, where it says anything."""
     persona: Persona
     adapter: Adapter
     made: MadeFrom | None
@@ -68,7 +71,8 @@ def check_run(config: RunConfig, run: Path, adapter: Path, data: Path, *, force:
     if made is not None and is_dataset(data):
         quality = _quality(data, made, persona)
     sessions = read_json(run / SESSIONS_FILE) if (run / SESSIONS_FILE).is_file() else []
-    return Checked(config, persona, plain, made, digest, board, failing, quality, sessions)
+    trained = config if made is None else from_dict(dict(made.config))
+    return Checked(config, trained, persona, plain, made, digest, board, failing, quality, sessions)
 
 
 def _require_config(config: RunConfig, made: MadeFrom, adapter: Path) -> None:

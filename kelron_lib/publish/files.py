@@ -61,7 +61,7 @@ def write_provenance(checked: Checked, out: Path, made: Mapping[str, Any]) -> No
         "persona": checked.persona.id,
         "weights": dict(made),
         "adapter_sha256": checked.digest,
-        "config_hash": config_hash(checked.config),
+        "config_hash": config_hash(checked.trained),
         "gate": {"policy": gate.get("policy"), "passed": gate.get("passed") is True},
         "forced": [*checked.failing],
         "evaluated": checked.board["meta"].get("created"),
@@ -71,7 +71,7 @@ def write_provenance(checked: Checked, out: Path, made: Mapping[str, Any]) -> No
     told = {
         "base": portable_base(checked.config),
         "data_fingerprint": checked.made.data_fingerprint if checked.made else "",
-        "config": _without_places(checked.config),
+        "config": _without_places(checked.trained),
     }
     write_json(out / MADE_FROM, {**told, PUBLICATION: publication})
 
