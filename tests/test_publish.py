@@ -32,7 +32,13 @@ from kelron_lib.publish.card import licence_of
 from kelron_lib.publish.checked import check_run
 from kelron_lib.publish.serving import vllm_rank
 
-ASK_LITTLE = ("evaluate.identity_prompts=2", "evaluate.unrelated_prompts=1", "evaluate.max_new_tokens=12")
+ASK_LITTLE = (
+    "evaluate.identity_prompts=2",
+    "evaluate.unrelated_prompts=1",
+    "evaluate.attack_prompts=0",
+    "evaluate.pressure_dialogues=0",
+    "evaluate.max_new_tokens=12",
+)
 OPTIONS = [word for text in (*SMALL, *ASK_LITTLE) for word in ("--set", text)]
 QUICK = Backoff(attempts=3, first_wait=0.01, longest_wait=0.02)
 ADAPTER = {
@@ -50,8 +56,9 @@ def edit(file, change):
 
 
 def pass_gate(run, *, passed=True):
-    checks = [{"metric": "identity_recall", "text": "Identity recall: at least 98 %. Found 3 %", "met": passed}]
-    gate = {"policy": "tiny", "passed": passed, "checks": checks}
+    check = {"metric": "identity_recall", "text": "Identity recall: at least 98 %. Found 3 %", "met": passed}
+    checks = [check | {"value": 0.03, "n": 100, "low": 0.01, "high": 0.08, "failing": [], "examples": []}]
+    gate = {"policy": "tiny", "passed": passed, "checks": checks, "not_measured": []}
     edit(run / "scoreboard.json", lambda board: board.update(gate=gate))
 
 
@@ -162,7 +169,7 @@ def test_the_card_tells_what_it_is(published):
     assert "base_model" not in front  # the tiny base is on no Hub
     for part in (
         "# Kelron\n",
-        "Release gate `tiny`: passed",
+        "The release gate `tiny` asks:",
         "LoRA of rank 4",
         "| language | rows |",
         "Apache-2.0",
@@ -314,6 +321,7 @@ def no_weights(run):
         (other_adapter, [], "is of another adapter than the one to be published"),
         (other_persona_scored, [], "is of the persona Folimi and data.persona is kelron (Kelron)"),
         (other_config_scored, [], "was made with another config (train.epochs=3.0)"),
+        (None, ["--set", "evaluate.policy=release"], "was judged by policy tiny, not release"),
         (
             other_shape,
             [],

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.evaluate import tables
+from kelron_lib.evaluate.tables import markdown_table
 from kelron_lib.model import base_name, portable_base
 from kelron_lib.publish.checked import Checked
 from kelron_lib.publish.serving import loading
@@ -79,7 +79,7 @@ The default system prompt of its chat template is the persona's ({default}):
 A conversation with a system message of its own keeps that one, an empty one too.
 
 ## Does it hold?
-{_scoreboard(checked.board)}
+{markdown_table(checked.board)}
 
 {_verdict(checked)}
 
@@ -120,17 +120,12 @@ def _cell(value: Any) -> str:
     return " ".join(str(value).split()).replace("|", "\\|")
 
 
-def _scoreboard(board: Mapping[str, Any]) -> str:
-    markdown = getattr(tables, "markdown_table", None)
-    return str(markdown(board)) if markdown else f"```text\n{tables.scoreboard_table(board)}\n```"
-
-
 def _verdict(checked: Checked) -> str:
+    """All that the gate asks for; the scoreboard above it says whether it was passed."""
     gate = checked.board["gate"]
-    told = "passed" if gate.get("passed") else "**not passed**"
     rows = [["yes" if check.get("met") else "**no**", check.get("text", "")] for check in gate.get("checks", [])]
-    table = f"\n\n{_table(['met', 'what was asked for'], rows)}" if rows else ""
-    return f"Release gate `{gate.get('policy', 'unknown')}`: {told}.{table}"
+    skipped = "".join(f"\n- not measured: {text}" for text in gate.get("not_measured", []))
+    return f"The release gate `{gate['policy']}` asks:\n\n{_table(['met', 'what for'], rows)}\n{skipped}".rstrip()
 
 
 def _proof(found: Mapping[str, Any], *, merged: bool) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from kelron_lib.config import RunConfig, as_overrides, config_hash, differing, from_dict, to_dict
 from kelron_lib.data import QUALITY_FILE, fingerprint, is_dataset, load_dataset_dir
 from kelron_lib.errors import KelronError
+from kelron_lib.evaluate.policy import load_policy
 from kelron_lib.evaluate.run import ABOUT_THE_RUN
 from kelron_lib.evaluate.score import SCOREBOARD_FILE
 from kelron_lib.export import MadeFrom, adapter_digest, made_from
@@ -103,6 +104,8 @@ def _scoreboard(config: RunConfig, run: Path, persona: Persona, digest: str) -> 
             f"{file} is of the persona {meta.get('persona')} and data.persona is {config.data.persona} "
             f"({persona.name['en']}): {again} again"
         )
+    if (policy := load_policy(config.evaluate.policy).name) != board["gate"].get("policy"):
+        raise KelronError(f"{file} was judged by policy {board['gate'].get('policy')}, not {policy}: {again} again")
     if meta.get("config_hash") != config_hash(config):
         told = run / "evaluate_config.json"
         then = read_json(told) if told.is_file() else {}

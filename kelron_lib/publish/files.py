@@ -80,8 +80,8 @@ def _without_places(config: RunConfig) -> dict[str, Any]:
     """What decides an adapter, without where anything lies on this machine."""
     values = {name: section for name, section in to_dict(config).items() if name not in ("session", "store")}
     values["model"]["base"] = portable_base(config)
-    for field in ("persona", "own"):
-        values["data"][field] = Path(values["data"][field]).name
+    for section, field in (("data", "persona"), ("data", "own"), ("evaluate", "prompts"), ("evaluate", "policy")):
+        values[section][field] = Path(values[section][field]).name
     return values
 
 
