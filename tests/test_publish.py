@@ -179,6 +179,18 @@ def test_the_card_tells_what_it_is(published):
     assert "not cleared" not in card
 
 
+def run_the_cards_code(folder, monkeypatch):
+    """Run what the card says for transformers, from where it says that the folder is."""
+    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text("utf-8"), re.DOTALL)[1]
+    monkeypatch.chdir(folder.parent)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_the_cards_code_runs(published, monkeypatch, capsys):
+    run_the_cards_code(published[0], monkeypatch)
+    assert capsys.readouterr().out.strip()
+
+
 def test_nothing_of_this_machine_is_in_it(published, evaluated, tmp_path_factory):
     places = [str(evaluated), str(published[0]), str(tmp_path_factory.getbasetemp()), str(publishing.__path__[0])]
     for path in published[0].iterdir():
@@ -200,13 +212,15 @@ def test_kelron_takes_the_published_adapter_for_what_it_is(published, config):
     assert config_hash(made.config) == config_hash(config)
 
 
-def test_merged_weights_load_and_answer(ready, config, tmp_path, capsys):
+def test_merged_weights_load_and_answer(ready, config, tmp_path, monkeypatch, capsys):
     assert main(["publish", *OPTIONS, "--run", str(ready), "--to", str(tmp_path / "merged"), "--merge"]) == 0
     out = capsys.readouterr().out
     assert "1 of 1 shards merged: 28 weights changed" in out
     assert "loaded back with plain transformers: " in out
     assert {path.name for path in (tmp_path / "merged").iterdir()} == MERGED
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged").config.model_type == "qwen2"
+    run_the_cards_code(tmp_path / "merged", monkeypatch)
+    assert capsys.readouterr().out.strip()
     assert "base_model_relation" not in (tmp_path / "merged" / "README.md").read_text("utf-8")
 
 
@@ -335,6 +349,7 @@ def no_weights(run):
         (None, ["--to", "s3://bucket"], "cannot publish to 's3://bucket': name a folder, or hf://models/OWNER/NAME"),
         (None, ["--to", "hf://models/kelron"], "'kelron' is no name of a repo: use OWNER/NAME"),
         (None, ["--to", "{tmp}/run"], "is not empty and holds no publication of Kelron's"),
+        (None, ["--to", "/"], "is not empty and holds no publication of Kelron's"),
         (None, ["--to", "{tmp}/run/data/README.md"], "is a file: name a folder with --to"),
         (None, ["--to", "hf://models/me/kelron"], "no token was found"),
         (None, ["--language", "fr"], "unknown --language 'fr'"),
@@ -415,6 +430,15 @@ def test_a_cut_leaves_the_earlier_publication_and_no_part(ready, config, tmp_pat
         publish(config, ready, str(tmp_path / "to"), merged=True, say=lambda line: None)
     assert {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()} == before
     assert {path.name for path in tmp_path.iterdir()} == {"run", "to"}
+
+
+def test_the_folder_that_one_is_in(ready, config, tmp_path, unasked, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    publish(config, ready, ".", say=lambda line: None)
+    assert {path.name for path in (tmp_path / "here").iterdir()} == ADAPTER
+    assert "# Kelron" in (tmp_path / "here" / "README.md").read_text("utf-8")
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "here"}
 
 
 def test_what_a_kill_left_is_cleared(ready, config, tmp_path, unasked):

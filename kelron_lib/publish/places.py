@@ -40,8 +40,9 @@ class FolderPlace:
     """A folder on a local disk."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.name = folder, folder.resolve().name
-        self.staging = folder.with_name(f"{folder.name}.part")
+        self.folder, self._real = folder, folder.resolve()
+        self.name = self._real.name
+        self.staging, self._old = (self._real.parent / f"{self.name}.{kind}" for kind in ("part", "old"))
 
     def check(self) -> None:
         """Refuses a folder that holds anything but an earlier publication."""
@@ -56,13 +57,12 @@ class FolderPlace:
     def put(self) -> str:
         """By renames alone, so that the folder never holds a part."""
         self.check()
-        old = self.folder.with_name(f"{self.folder.name}.old")
         try:
-            shutil.rmtree(old, ignore_errors=True)
-            if self.folder.exists():
-                self.folder.rename(old)
-            self.staging.rename(self.folder)
-            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(self._old, ignore_errors=True)
+            if self._real.exists():
+                self._real.rename(self._old)
+            self.staging.rename(self._real)
+            shutil.rmtree(self._old, ignore_errors=True)
         except OSError as error:
             raise cannot_write(f"write {self.folder}", error) from None
         return f"published to {self.folder}"
