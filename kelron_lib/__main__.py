@@ -24,6 +24,7 @@ from kelron_lib.evaluate_verb import add_evaluate_verb
 from kelron_lib.interrupt import Interrupted
 from kelron_lib.persona_verbs import add_persona_verbs
 from kelron_lib.prove_verb import add_prove_verb
+from kelron_lib.publish_verb import add_publish_verb
 from kelron_lib.settings import CHAT_LANGUAGE, LANGUAGES
 from kelron_lib.store_verbs import add_store_verbs
 
@@ -210,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
         out(training, "runs/kelron", "the run's folder")
         _add_training_options(training, may_begin=name == "train")
     add_evaluate_verb(verb)
+    add_publish_verb(verb)
     plan = verb("plan", _plan, "the memory on each GPU, which placement fits, and why (arithmetic, no GPU needed)")
     plan.add_argument("--gpus", default="2x14.74", metavar="NxGIB", help="GPUs, in GiB each (default: %(default)s)")
     plan.add_argument("--json", action="store_true", help="as JSON")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +46,17 @@ def made_from(adapter: Path) -> MadeFrom | None:
         return None
     told = read_json(file)
     try:
-        return MadeFrom(**told)
-    except TypeError:
+        return MadeFrom(**{field.name: told[field.name] for field in fields(MadeFrom)})
+    except (KeyError, TypeError):
         raise KelronError(
             f"{file} does not tell what the adapter was made from: export it again, or remove it"
         ) from None
+
+
+def adapter_digest(adapter: Path) -> str:
+    """sha256 (hex) over an adapter's weights and settings: two adapters are one only where these are."""
+    files = {path.name: sha256_file(path) for path in sorted(adapter.glob("adapter_*")) if path.is_file()}
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def export_adapter(checkpoint: Path, out: Path, made: MadeFrom) -> None:

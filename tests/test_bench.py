@@ -168,6 +168,20 @@ def test_loading_reads_the_hosts_memory_and_removes_its_checkpoint(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_merging_is_measured_and_leaves_nothing(tmp_path):
+    file = tmp_path / "result.json"
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT.with_name("merge.py")), f"--dir={tmp_path}", f"--json={file}"],
+        capture_output=True,
+        text=True,
+        env={"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(SCRIPT.parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(file.read_text())
+    assert result["peak"] >= result["before"] > result["bytes"] > 100_000
+    assert list(tmp_path.iterdir()) == [file]
+
+
 @pytest.mark.slow
 def test_resume_compares_a_cut_run_with_a_whole_one(tmp_path):
     file = tmp_path / "result.json"

@@ -16,11 +16,12 @@ SHARD = 4 * GIB
 """A file's size at most, unless one matrix is larger."""
 
 
-def skeleton(shape: str) -> Any:
-    """The model without weights."""
+def skeleton(shape: str, layers: int = 0) -> Any:
+    """The model without weights; `layers`: so many, 0 for all."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.for_model("qwen2", **SHAPES[shape], tie_word_embeddings=False, dtype="bfloat16")
+    fields = {**SHAPES[shape], **({"num_hidden_layers": layers} if layers else {})}
+    config = AutoConfig.for_model("qwen2", **fields, tie_word_embeddings=False, dtype="bfloat16")
     config.architectures = ["Qwen2ForCausalLM"]
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
@@ -40,12 +41,12 @@ def shards(model: Any) -> Iterator[dict[str, torch.Tensor]]:
     yield held
 
 
-def write_checkpoint(shape: str, folder: Path) -> int:
-    """A checkpoint as the Hub has it, with the packaged tokenizer; its bytes."""
+def write_checkpoint(shape: str, folder: Path, layers: int = 0) -> int:
+    """A checkpoint as the Hub has it, with the packaged tokenizer; its bytes. `layers`: so many, 0 for all."""
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    model = skeleton(shape)
+    model = skeleton(shape, layers)
     where: dict[str, str] = {}
     for number, weights in enumerate(shards(model)):
         file = f"model-{number:05d}.safetensors"

@@ -19,7 +19,7 @@ from kelron_lib.evaluate.policy import load_policy
 from kelron_lib.evaluate.prompts import Prompt, prompts_of
 from kelron_lib.evaluate.report import read_earlier
 from kelron_lib.evaluate.score import require_same_kind
-from kelron_lib.export import MadeFrom, made_from
+from kelron_lib.export import MadeFrom, adapter_digest, made_from
 from kelron_lib.generate import Answer
 from kelron_lib.model import require_adapter
 from kelron_lib.persona import load_persona, rival_names
@@ -146,6 +146,7 @@ def evaluate_run(
             meta={
                 "config_hash": config_hash(config),
                 "adapter": adapter.name,
+                "adapter_sha256": adapter_digest(adapter),
                 "held_out": held_out,
                 "empty": count_empty(answers, say),
                 **work,

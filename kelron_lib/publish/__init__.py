@@ -1,0 +1,113 @@
+"""A run's result as others load it: adapter or merged weights, template, card, proof that it loads and answers.
+
+checks (files alone) -> the place -> disk -> files in a staging folder -> loaded back and asked -> card and digests ->
+the place. What is refused is refused before anything is loaded or sent; what does not answer is not published.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kelron_lib.config import RunConfig
+from kelron_lib.errors import KelronError, RunFailed
+from kelron_lib.files import cannot_write
+from kelron_lib.hub_client import Hub
+from kelron_lib.model import base_name
+from kelron_lib.publish.adapter import WEIGHTS
+from kelron_lib.publish.back import compare, own_answers, published_answers, questions, summary
+from kelron_lib.publish.card import card
+from kelron_lib.publish.checked import Checked, check_run
+from kelron_lib.publish.files import CARD, PROOF, write_provenance, write_weights, write_words
+from kelron_lib.publish.merge import merged_bytes, plan_merge
+from kelron_lib.publish.places import Place, open_place
+from kelron_lib.runtime import exclusive, require_disk, write_json
+from kelron_lib.settings import CHAT_LANGUAGE
+from kelron_lib.space import base_shape
+
+BESIDE = 64_000_000
+"""Bytes for what lies beside the weights: the tokenizer of a large vocabulary, card, proof."""
+
+
+def publish(
+    config: RunConfig,
+    run: Path,
+    to: str,
+    *,
+    adapter: Path | None = None,
+    data: Path | None = None,
+    merged: bool = False,
+    force: bool = False,
+    language: str = "",
+    allow_foreign: bool = False,
+    public: bool = False,
+    hub: Hub | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Publish a run's adapter, or its merged weights, to a folder or a model repo; returns the verification.
+
+    `language`: of the template's default system prompt (English where the run has it, else its first). `force`: also
+    where the gate was not passed, which the card then says first. Raises KelronError for a run that may not be
+    published or a place that may not be written, and RunFailed where what was made does not answer as it should.
+    """
+    checked = check_run(config, run, adapter or run / "adapter", data or run / "data", force=force)
+    default = _default_language(config, language)
+    place = open_place(to, run, hub, allow_foreign=allow_foreign or config.store.allow_foreign, public=public)
+    place.check()
+    require_disk(place.staging, _needed(checked, merged), "the publication")
+    with exclusive(run, option="--run"):
+        try:
+            _fresh(place.staging)
+            found = _make(checked, place, default, say, merged=merged)
+            say(place.put())
+        finally:
+            shutil.rmtree(place.staging, ignore_errors=True)
+    return found
+
+
+def _default_language(config: RunConfig, language: str) -> str:
+    languages = config.data.languages
+    if language and language not in languages:
+        raise KelronError(f"--language is {language} and the run's languages are {', '.join(languages)}: name one")
+    return language or (CHAT_LANGUAGE if CHAT_LANGUAGE in languages else languages[0])
+
+
+def _needed(checked: Checked, merged: bool) -> int:
+    """Bytes that a publication takes on the disk, before any of it is written."""
+    if not merged:
+        return (checked.adapter.folder / WEIGHTS).stat().st_size + BESIDE  # float16: half of it, where the other is f32
+    base = Path(base_name(checked.config))
+    if base.is_dir():
+        plan_merge(base, checked.adapter)
+        return merged_bytes(base) + BESIDE
+    return 2 * base_shape(checked.config).total + BESIDE
+
+
+def _fresh(staging: Path) -> None:
+    """An empty staging folder in the place of what a cut may have left."""
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise cannot_write(f"write {staging}", error) from None
+
+
+def _make(checked: Checked, place: Place, default: str, say: Callable[[str], None], *, merged: bool) -> dict[str, Any]:
+    """Fill the staging folder, and prove that what lies there answers."""
+    out, config = place.staging, checked.config
+    system = checked.persona.system_prompt[default]
+    made = write_weights(checked, out, say, merged=merged)
+    write_words(checked, out, system)
+    asked = questions(checked.persona, config.data.languages)
+    own = own_answers(config, checked.adapter.folder, asked, system)
+    published = published_answers(config, out, asked, merged=merged)
+    found = {"merged": merged, **compare(asked, own, published, checked.persona)}
+    say(summary(found))
+    if found["problems"]:
+        raise RunFailed(f"nothing was published: {'; '.join(found['problems'])}, though the run's own adapter does")
+    write_json(out / PROOF, found)
+    (out / CARD).write_text(card(checked, place.name, found, default, merged=merged), encoding="utf-8")
+    write_provenance(checked, out, made)
+    return found
