@@ -79,10 +79,14 @@ class _Share:
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
+        from kelron_lib.engine.prepare import causal_lm, place_ends
+
+        config, adapter = self.asking.config, self.asking.adapter
         with quiet_libraries():
-            if self.asking.adapter is None:
-                return load_base(self.asking.config)
-            return load_tuned(self.asking.config, self.asking.adapter)
+            model, tokenizer = load_base(config) if adapter is None else load_tuned(config, adapter)
+        if config.model.embedding == "host":  # 1.45 GiB of a GPU for a 14B: the cache of 7,900 tokens
+            place_ends(causal_lm(model), embedding="host", head="keep")
+        return model, tokenizer
 
     def do(self, unit: Unit) -> dict[str, Any]:
         """The unit's line."""
