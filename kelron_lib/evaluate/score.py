@@ -88,6 +88,8 @@ def _record(scored: Record, model: str, answer: Any, persona: Any, rivals: Seque
     if earlier := getattr(answer, "earlier", None):
         record["messages"] = answer.messages
         record["earlier"] = [score_turn(one.text, one.stopped, scored, persona, rivals) for one in earlier]
+    if note := getattr(answer, "note", ""):
+        record["note"] = note
     return record
 
 
