@@ -55,7 +55,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         default=128,
         help="prompts at most; a batch size gets four times as many",
     )
-    add("--one-by-one", type=int, default=0, metavar="N", help="prompts asked one by one (default: 4; on a CPU 32)")
+    add("--one-by-one", type=int, default=0, metavar="N", help="prompts asked one by one (default: 8; on a CPU 32)")
     add("--new-tokens", type=int, default=64)
     add("--stop-every", type=int, default=32, help="of a random model's vocabulary; 0: nothing stops an answer")
     add("--cap-gib", type=float, default=0.0, help="what the allocator may reserve, to stand for a smaller GPU")
@@ -65,7 +65,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(given)
     cuda = torch.cuda.is_available()
     args.batch_sizes = args.batch_sizes or ([1, 16, 32, 64, 128] if cuda else [1, 16, 64])
-    args.one_by_one = args.one_by_one or (4 if cuda else 32)
+    args.one_by_one = args.one_by_one or (8 if cuda else 32)
     return args
 
 

@@ -272,11 +272,14 @@ def _sampler(temperature: float, seed: int | None) -> Callable[[Tensor], Tensor]
 
 @contextlib.contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """Dropout off; afterwards every module is in the mode it was in."""
+    """Dropout off, attention as decoding does it; afterwards every module is in the mode it was in."""
+    from kelron_lib.engine.decode import decoding_attention
+
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        yield
+        with decoding_attention(model):
+            yield
     finally:
         for module in training:
             module.training = True

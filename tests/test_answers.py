@@ -185,7 +185,7 @@ ask(pickle.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2]), processes=2
 
 
 def test_kills_of_the_one_that_asks_and_of_one_that_answers_change_no_answer(dialogues, adapter, tmp_path):
-    """Two processes, killed twice, and one that does what is left, against one that was never cut."""
+    """Two processes, killed twice, against one that was never cut."""
     asked, folder = all_of_it(adapter), tmp_path / "two"
     (tmp_path / "asking.pickle").write_bytes(pickle.dumps(asked))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -207,9 +207,9 @@ def test_kills_of_the_one_that_asks_and_of_one_that_answers_change_no_answer(dia
         ask(asked, folder, processes=2, say=kill)
     assert first < len(Kept.read(folder).lines) < units
     said = []
-    assert ask(asked, folder, processes=1, say=said.append) == dialogues[1]
+    assert ask(asked, folder, processes=2, say=said.append) == dialogues[1]
     assert measured(folder) == measured(dialogues[0])
-    assert any("1 at a time" in line and "goes on from there" in line for line in said)
+    assert any("2 at a time" in line and "goes on from there" in line for line in said)
     work = work_done(folder)
     assert (work["processes"], work["sittings"], work["devices"]) == (2, 3, ["CPU"])
     assert work["tokens"] == work_done(dialogues[0])["tokens"] > 0
@@ -240,6 +240,24 @@ def test_alone_it_gives_the_model_back(adapter, tmp_path, monkeypatch):
     monkeypatch.setattr(share, "load_tuned", load)
     ask(asking(QUESTIONS[:1], adapter=adapter, models=("tuned",)), tmp_path / "a", say=lambda _: None)
     assert [model() for model in held] == [None]
+
+
+def test_a_small_model_answers_on_one_thread_and_leaves_the_others_to_whoever_asked(tmp_path, monkeypatch):
+    import torch
+
+    seen, real, before = [], share.generate_answers, torch.get_num_threads()
+
+    def watched(*args, **more):
+        seen.append(torch.get_num_threads())
+        return real(*args, **more)
+
+    monkeypatch.setattr(share, "generate_answers", watched)
+    try:
+        torch.set_num_threads(2)
+        ask(asking(QUESTIONS[:1]), tmp_path / "a", say=lambda _: None)
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_dialogue_that_outgrows_the_window_ends_and_says_so(loaded, tmp_path):

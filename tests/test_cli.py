@@ -451,21 +451,6 @@ def test_an_evaluation_that_is_run_again_asks_nothing_again(capsys, trained, tmp
     assert again == board
 
 
-def test_empty_answers_are_counted_and_told_in_one_line():
-    from kelron_lib.answers import Reply
-    from kelron_lib.evaluate.run import count_empty
-    from kelron_lib.generate import Answer
-
-    empty, full, said = Answer(" \n", True, 2), Answer("Yes.", True, 3), []
-    answers = {"base": [full, Reply("So.", True, 2, earlier=(empty, full))], "tuned": [full, empty]}
-    assert count_empty(answers, said.append) == {"base": 1, "tuned": 1}
-    assert said == [
-        "empty answers, which are counted like any other: 1 of 4 of the base model, 1 of 2 of the tuned model"
-    ]
-    assert count_empty({"base": [full]}, said.append) == {"base": 0}
-    assert len(said) == 1
-
-
 def test_the_measured_loss_is_the_models_own(trained):
     import torch
 

@@ -8,8 +8,10 @@ from contextlib import closing
 import pytest
 import tiny_models
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from kelron_lib import decoding, generate
+from kelron_lib.engine.decode import decode_attention
 from kelron_lib.errors import KelronError
 from kelron_lib.generate import Answer, TextStream, base_only, generate_answers, stop_token_ids, stream_answer
 
@@ -100,6 +102,47 @@ def test_prompts_that_take_the_place_of_ended_ones_are_answered_as_if_alone(mode
     joined.clear()
     assert generate.generate_ids(model, encoded, batch_size=4, **settings) == alone
     assert joined == []
+
+
+def test_an_embedding_that_rests_on_the_host_changes_no_answer(model, tokenizer, stops):
+    from kelron_lib.engine.prepare import HostEmbedding
+
+    host = tiny_models.random_model(len(tokenizer))
+    host.set_input_embeddings(HostEmbedding(host.get_input_embeddings().weight, torch.device("cpu")))
+    assert answers(host, tokenizer, stops) == answers(model, tokenizer, stops)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_steps_attention_is_transformers_own(padded):
+    """Eight query heads of size 16 over two key and value heads, eleven tokens, in float64."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    source = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(3, heads, tokens, 16, generator=source, dtype=torch.float64)
+        for heads, tokens in ((8, 1), (2, 11), (2, 11))
+    )
+    mask = (torch.arange(11) >= torch.tensor([[0], [4], [7]]))[:, None, None] if padded else None
+    module = torch.nn.Module()
+    module.num_key_value_groups = 4
+    module.is_causal = True
+    expected, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=0.3)
+    found, _ = decode_attention(module, query, key, value, mask, scaling=0.3)
+    assert found.shape == (3, 1, 8, 16)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_generation_decodes_by_its_own_attention_and_leaves_the_models(model, tokenizer, stops, monkeypatch):
+    calls = []
+
+    def attend(*args, **more):
+        calls.append(tuple(args[0].shape))
+        return scaled_dot_product_attention(*args, **more)
+
+    monkeypatch.setattr("kelron_lib.engine.decode.scaled_dot_product_attention", attend)
+    answers(model, tokenizer, stops, [PROMPTS[0]], max_new_tokens=4)
+    assert calls == [(1, 1, 2, 8)] * 6, "two layers, three steps: two query heads of one key and value head"
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_agrees_with_transformers_own_greedy_search(model, tokenizer, stops):

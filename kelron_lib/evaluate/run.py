@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.answers import Asking, Measure, ask, is_empty, measured, work_done
+from kelron_lib.answers import Asking, Measure, ask, measured, work_done
 from kelron_lib.config import RunConfig, as_overrides, config_hash, differing, to_dict, to_json
 from kelron_lib.data import fingerprint, load_dataset_dir
 from kelron_lib.dataset import require_dataset
@@ -20,7 +20,6 @@ from kelron_lib.evaluate.prompts import Prompt, prompts_of
 from kelron_lib.evaluate.report import read_earlier
 from kelron_lib.evaluate.score import require_same_kind
 from kelron_lib.export import MadeFrom, adapter_digest, made_from
-from kelron_lib.generate import Answer
 from kelron_lib.model import require_adapter
 from kelron_lib.persona import load_persona, rival_names
 from kelron_lib.runtime import exclusive, read_json, write_json
@@ -78,19 +77,6 @@ def _asking(config: RunConfig, adapter: Path, prompts: Sequence[Prompt], measure
     )
 
 
-def count_empty(answers: Mapping[str, Sequence[Answer]], say: Callable[[str], None]) -> dict[str, int]:
-    """How many answers of each model say nothing, earlier ones of dialogues included; says so where there are any."""
-    said = {
-        model: [one for reply in replies for one in (*getattr(reply, "earlier", ()), reply)]
-        for model, replies in answers.items()
-    }
-    empty = {model: sum(map(is_empty, all_of)) for model, all_of in said.items()}
-    if any(empty.values()):
-        told = ", ".join(f"{count} of {len(said[model])} of the {model} model" for model, count in empty.items())
-        say(f"empty answers, which are counted like any other: {told}")
-    return empty
-
-
 def list_prompts(config: RunConfig, data: Path) -> str:
     """What an evaluation with this config would ask, as a table; no model is needed. Raises KelronError as
     `evaluate_run` does for dataset, persona and prompts."""
@@ -134,8 +120,7 @@ def evaluate_run(
     asking = _asking(config, adapter, prompts, [business_loss(splits["test"], config.data.max_tokens)])
     with exclusive(out):
         answers = ask(asking, out / ASKED, processes=config.session.processes, say=say)
-        found = measured(out / ASKED)
-        work = work_done(out / ASKED)
+        found, work = measured(out / ASKED), work_done(out / ASKED)
         scoreboard, records = evaluate(
             prompts,
             answers,
@@ -148,7 +133,6 @@ def evaluate_run(
                 "adapter": adapter.name,
                 "adapter_sha256": adapter_digest(adapter),
                 "held_out": held_out,
-                "empty": count_empty(answers, say),
                 **work,
             },
             policy=policy,

@@ -106,7 +106,11 @@ def _record(prompt: Prompt, model: str, answer: Any, persona: Any, rivals: Seque
         prompt=user_text(scored),
     )
     record = {**scored, "model": model, **last, "spans": spans}
-    return {**record, "earlier": earlier} if earlier else record
+    if earlier:
+        record["earlier"] = earlier
+    if note := getattr(answer, "note", ""):
+        record["note"] = note
+    return record
 
 
 def score_answers(
