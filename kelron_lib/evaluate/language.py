@@ -1,0 +1,188 @@
+"""Where an answer leaves its language: letters of another script, sentences in another language.
+
+Scripts decide, and where two languages share one, their commonest words do: no model of languages, which would miss a
+single Chinese word in Korean and take kanji without kana for Chinese. What the prompt holds or asks for is no fault.
+Stricter than `characters.foreign_letters`, which rows of a dataset are held to as well.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import regex
+
+from kelron_lib.characters import foreign_letters
+
+Span = tuple[int, int]
+
+# --- What is not prose, and what the prompt allows --------------------------------------------------------
+_LINK = regex.compile(r"(?:https?://|www\.)[^\s<>\"'）」』]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_CODE = regex.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|</?[A-Za-z][^<>\n]*>|\$\$.*?\$\$|\\\(.*?\\\)", regex.DOTALL)
+_QUOTED = regex.compile(r"\"[^\"\n]{1,200}\"|“[^”\n]{1,200}”|「[^」\n]{1,200}」|『[^』\n]{1,200}』|(?<!\w)'[^'\n]{1,200}'(?!\w)")
+_LATIN_ASKED = regex.compile(
+    r"(?<!\p{Latin})(?:english|spanish|french|german|italian|portuguese|dutch|latin|vietnamese|indonesian|turkish|swedish"
+    r"|polish|translat\w*|languages?|romani[sz]\w*|romaji|pinyin|sql|python|java|javascript|html|css|bash|shell|regex"
+    r"|json|yaml|csv|code|script|excel|lyrics|lorem)(?!\p{Latin})"
+    r"|영어|영문|영작|번역|외국어|로마자|알파벳|병음|스페인어|프랑스어|불어|독일어|이탈리아어|포르투갈어|베트남어|라틴어"
+    r"|인도네시아어|다국어|코드|정규식|수식|엑셀|스크립트|쿼리|명령어|가사"
+    r"|英語|英文|英訳|英作|訳して|翻訳|外国語|ローマ字|アルファベット|ピンイン|スペイン語|フランス語|ドイツ語|イタリア語"
+    r"|ポルトガル語|ベトナム語|ラテン語|多言語|コード|正規表現|数式|エクセル|スクリプト|クエリ|コマンド|歌詞",
+    regex.IGNORECASE,
+)
+_CHINESE_ASKED = regex.compile(r"chinese|mandarin|kanbun|중국어|한문|한시|中国語|中文|漢文|漢詩|翻訳|訳して|translat", regex.IGNORECASE)
+_OWN = {"ko": regex.compile(r"\p{Hangul}"), "ja": regex.compile(r"[\p{Hiragana}\p{Katakana}\p{Han}]")}
+_LATIN = regex.compile(r"\p{Latin}")
+
+
+def _blank(text: str, pattern: regex.Pattern[str]) -> str:
+    """The text with spaces for what the pattern finds, so that indices stay."""
+    return pattern.sub(lambda found: " " * len(found[0]), text)
+
+
+def foreign_spans(answer: str, language: str, prompt: str = "") -> list[Span]:
+    """(start, end) of each part of an answer that is not in its language, sorted and apart; empty where all is.
+
+    ko, ja, en: letters of other scripts. ko, ja: sentences in Latin letters. en: sentences in another language of the
+    Latin script. ja: Chinese. `prompt`: what the user wrote. Raises KelronError for another language.
+    """
+    prose = _blank(answer, _LINK)
+    found = [(i, i + 1) for i in foreign_letters(prose, language, prompt)]
+    bare = _blank(prose, _CODE)
+    if not _LATIN_ASKED.search(prompt):
+        found += _other_latin(bare) if language == "en" else _latin_sentences(bare, language, prompt)
+    if language == "ja" and not _CHINESE_ASKED.search(prompt):
+        found += _chinese(prose, prompt)
+    return _joined(found)
+
+
+def _joined(found: list[Span]) -> list[Span]:
+    joined: list[Span] = []
+    for start, end in sorted(found):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def wrong_script(answer: str, language: str, prompt: str = "") -> bool:
+    """The answer has letters of a script that its language is not written in, or sentences of another language."""
+    return bool(foreign_spans(answer, language, prompt))
+
+
+# --- Latin letters ----------------------------------------------------------------------------------------
+_RUN = regex.compile(r"\p{Latin}[\p{Latin}\p{M}\d\s,.;:!?'’\"“”()&%/*_-]*")
+_WORD = regex.compile(r"\p{Latin}[\p{Latin}\p{M}'’]*")
+_SAID = frozenset(
+    "i i'm i’m am is are was you your my me we our they it's it’s it this that please can could will would should"
+    " have has had do does don't how what here there not".split()
+)
+_ENGLISH = frozenset(
+    "the of and to is are for with that this you it be have has can will your we not from by was an as at or i my if"
+    " they their he she but do does how what when which who there here please all more let's don't it's i'm".split()
+)
+_OTHER = frozenset(
+    "de la el los las que del una por para con como está es en su un se le les des et est pas dans sur pour vous nous"
+    " une qui je der die das und ist nicht ein eine mit zu von auf den für sie ich wir il di che è per non sono della"
+    " o os as do da em um uma não você com dan yang untuk dengan ini itu adalah van het een niet och att som är jag"
+    " và là của có không cho được một bạn tôi những các bir ve için".split()
+)
+_LONG_RUN = 6
+"""Latin words without a break from which on they are a sentence; a term or a title in a Korean text is shorter."""
+
+
+def _own_words(run: str, prompt: str) -> list[str]:
+    """The words of a Latin run that the prompt does not hold."""
+    known = {word.casefold() for word in _WORD.findall(prompt)}
+    return [word for word in _WORD.findall(run) if word.casefold() not in known]
+
+
+def _is_sentence(words: list[str], needed: int) -> bool:
+    """Enough words, most of them in small letters: names and titles have capitals."""
+    return len(words) >= needed and 2 * sum(word.islower() for word in words) >= len(words)
+
+
+def _latin_sentences(text: str, language: str, prompt: str) -> list[Span]:
+    """Sentences in Latin letters in an answer in Korean or Japanese."""
+    own = _OWN[language]
+    if not own.search(prompt) and _LATIN.search(prompt):
+        return []  # asked in English: the answer may be, too
+    mixed = bool(own.search(text))
+    if mixed:
+        text = _blank(text, _QUOTED)  # a menu item, a line of an error
+    found = []
+    for run in _RUN.finditer(text):
+        words = _own_words(run[0], prompt)
+        spoken = any(word.casefold() in _SAID for word in words)
+        if _is_sentence(words, _LONG_RUN) or (not mixed and len(words) >= 3 and spoken and _is_sentence(words, 3)):
+            found.append((run.start(), run.start() + len(run[0].rstrip())))
+    return found
+
+
+def _other_latin(text: str) -> list[Span]:
+    """Sentences of an English answer in another language of the Latin script, known by its commonest words."""
+    found = []
+    for run in regex.finditer(r"[^\n.!?]+[.!?]*", text):
+        words = [word.casefold() for word in _WORD.findall(run[0])]
+        if len(words) < _LONG_RUN:
+            continue
+        english, other = sum(word in _ENGLISH for word in words), sum(word in _OTHER for word in words)
+        accented = sum(not word.isascii() and word.replace("’", "").isalpha() for word in words)
+        if (other >= 2 and 5 * other >= len(words) and other > 2 * english) or (not english and 3 * accented > len(words)):
+            lead = len(run[0]) - len(run[0].lstrip())
+            found.append((run.start() + lead, run.end()))
+    return found
+
+
+# --- Chinese in Japanese ----------------------------------------------------------------------------------
+_HAN = regex.compile(r"[\u4e00-\u9fff]")
+_JAPANESE_TOO = frozenset("吞囊搔瘦")  # in JIS X 0213, and in GB 2312's common characters as well
+_NO_KANA = regex.compile(r"[^\p{Hiragana}\p{Katakana}\u30fc\n。！？!?]*\p{Han}[^\p{Hiragana}\p{Katakana}\u30fc\n。！？!?]*")
+_CHINESE_WORDS = regex.compile(
+    r"我是|我的|我在|我[想要会會能可]|是我|的是|是[一在不由]|不是|[可所]以|什[么麼]|怎|就[是会會]|没有|沒有|[了的]一|如果|因[为為]"
+    r"|非常(?:感|高|抱|重要|好)|[很她您妳你]|一[个個]|[这這那]是|和您|的[人大中主方服問时時工公城首助智]|[请請](?:[准準問问告提随稍])|准[时時]"
+)
+_OLD_FORMS = frozenset(
+    "會點參學國體應對發實際單變萬與號這們過還說讀寫賣圖經濟從來兩個樣當氣處總縣聲廣轉團圍獨權歡觀讓譯證釋鐵戰屬將狀價"
+    "傳內歷產值稅錄黃黑每步劃續爲爭淨眞靑惡壓據擇擔亂雙辭斷樂區歐豐禮雜顯驗龍齊勞榮營嚴"
+)
+_HEADLINE = 6
+"""Han letters without kana that may stand in a Japanese text (代表取締役社長 has seven, and no Chinese word)."""
+
+
+@lru_cache(maxsize=32768)
+def chinese_letter(char: str) -> bool:
+    """Whether Chinese writes a Han letter and Japanese does not: outside JIS X 0208 with its usual extensions, and
+    either one of GB 2312's common characters or outside JIS X 0213 as well.
+    """
+    if char in _JAPANESE_TOO or _two_bytes(char, "cp932"):
+        return False
+    return "\xb0" <= _lead(char) <= "\xd7" or not _two_bytes(char, "euc_jis_2004")
+
+
+def _two_bytes(char: str, codec: str) -> bool:
+    try:
+        return len(char.encode(codec)) > 1
+    except UnicodeEncodeError:
+        return False
+
+
+def _lead(char: str) -> str:
+    try:
+        return chr(char.encode("gb2312")[0])
+    except UnicodeEncodeError:
+        return ""
+
+
+def _chinese(text: str, prompt: str) -> list[Span]:
+    """Chinese in a Japanese answer: its own characters, and sentences without kana that have its words."""
+    found = [(m.start(), m.end()) for m in _HAN.finditer(text) if chinese_letter(m[0]) and m[0] not in prompt]
+    for run in _NO_KANA.finditer(text):
+        han = _HAN.findall(run[0])
+        if len(han) < _HEADLINE or run[0].strip() in prompt:
+            continue
+        old = {char for char in han if char in _OLD_FORMS and char not in prompt}
+        if _CHINESE_WORDS.search(run[0]) or len(old) >= 3:
+            lead = len(run[0]) - len(run[0].lstrip())
+            found.append((run.start() + lead, run.start() + len(run[0].rstrip())))
+    return found
