@@ -5,6 +5,7 @@ Thresholds and what they were measured on stand beside them.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import Counter
 from itertools import pairwise
@@ -22,21 +23,26 @@ ZLIB_RATIO = 5.0
 LONG_PERIOD = 400
 """Longest unit, in characters, of a tail that says the same LONG_REPEATS times: whole paragraphs."""
 LONG_REPEATS = 3
+WELL_INTO = 3.25
+"""Units of TRAILING characters or more that a tail holds, where it breaks off in the next: a refrain ends with itself."""
+TRAILING = 12
 COUNTED_REPEATS = 5
 """Units alike but for one number ("1. Check 2. Check"): a list of four may be meant so."""
 COUNTED_WEIGHT = 16
 """Least weight of such a unit without a list's number: "Room 1, Room 2" and "1月、2月" are enumerations."""
-SAID_AGAIN = 0.5
-"""Share of a text, in characters, in sentences that it says at least MIN_REPEATS times; a song's refrain is less."""
+SAID_AGAIN = {16: 0.5, 8: 0.75}
+"""Share of a text, in characters, by the least weight of a sentence that it says at least MIN_REPEATS times: a song's
+refrain is less, and short sentences ("Done.") come back by chance."""
 
 _LAUGHTER = frozenset("ㅋㅎㅠㅜㄱㄷㅇwWｗhHaAeEoO笑草하호히헤흐크키ハヒフヘホはひふへほあえーー")
 _RULES = frozenset("-=_.*~─━—–|+:# \t\n·…・、。")
 _SQUEEZE = regex.compile(r"[\s|:+─━=_~*·.-]{2,}")
 _LAUGH_RUN = regex.compile(r"([ㅋㅎㅠㅜwｗ笑草]|하|ハ|は|ha|ㄱ)\1{2,}", regex.IGNORECASE)
 _CIRCLED = frozenset("①②③④⑤⑥⑦⑧⑨⑩⑪⑫⑬⑭⑮⑯⑰⑱⑲⑳")
-_NUMBER = regex.compile(r"\d+(?:[.,]\d+)*|[①-⑳]")
+_NUMBER = regex.compile(r"\d+(?:[.,]\d+)*|[①-⑳]|[一二三四五六七八九十]+(?=[月日年章回番号件条週])")
 _LIST_MARK = regex.compile(r"[.):：、）](?!\d)|[ \t][^\n]*\n\Z")
 _BLANK = regex.compile(r"_{2,}|[:：]\s*\Z|[:：]\s*\n")  # a form to fill in
+_SPEAKER = regex.compile(r"\A\w{1,12}[:：]\s*")
 _SENTENCE = regex.compile(r"[^\n.!?。！？]+[.!?。！？]*")
 
 
@@ -65,6 +71,17 @@ def _periodic_tail(text: str) -> int:
             start -= 1
         if size - start >= _needed_length(text[-period:]):
             return size - start
+    return _breaks_off(text)
+
+
+def _breaks_off(text: str) -> int:
+    """Length of the tail that repeats a unit of TRAILING to MAX_PERIOD characters WELL_INTO times, or 0."""
+    size = len(text)
+    for period in range(TRAILING, min(MAX_PERIOD, int(size / WELL_INTO)) + 1):
+        length = math.ceil(WELL_INTO * period)
+        same = text[-1] == text[-1 - period] and text[size - length + period :] == text[size - length : size - period]
+        if same and _weight(text[-period:]) >= TRAILING:
+            return length
     return 0
 
 
@@ -168,15 +185,15 @@ def _is_counted_loop(gap: str, repeats: int, *, bulleted: bool) -> bool:
 
 def _said_again(text: str) -> tuple[int, int] | None:
     """Where sentences that a text says again and again make up SAID_AGAIN of it, numbers aside."""
-    parts = [(m.start(), m.end(), _NUMBER.sub("0", m[0]).strip()) for m in _SENTENCE.finditer(text)]
+    parts = [(m.start(), m.end(), _NUMBER.sub("0", _SPEAKER.sub("", m[0].strip()))) for m in _SENTENCE.finditer(text)]
     if len(parts) < MIN_REPEATS:
         return None
-    count = Counter(part for _, _, part in parts)
-    again = {part for part, times in count.items() if times >= MIN_REPEATS and _weight(part) >= COUNTED_WEIGHT}
-    places = [(start, end) for start, end, part in parts if part in again]
-    if not again or sum(end - start for start, end in places) < SAID_AGAIN * len(text):
-        return None
-    return places[0][0], places[-1][1]
+    often = {part: _weight(part) for part, times in Counter(part for *_, part in parts).items() if times >= MIN_REPEATS}
+    for least, share in SAID_AGAIN.items():
+        places = [(start, end) for start, end, part in parts if often.get(part, 0) >= least]
+        if places and sum(end - start for start, end in places) >= share * len(text):
+            return places[0][0], places[-1][1]
+    return None
 
 
 def loop_span(text: str) -> tuple[int, int] | None:

@@ -17,6 +17,13 @@ _ALPACA = regex.compile(
     r"^\#{2,}[ \t]*(?:instruction|input|response|human|assistant|user|지시(?:문|사항)?|응답|입력|指示|応答|入力)[ \t]*[:：]",
     regex.MULTILINE | regex.IGNORECASE,
 )
+_GLUED = regex.compile(r"(?<=[.!?。！？])(?:[ \t]*Human|User|사용자|ユーザー)[ \t]*[:：]")
+_QUESTION = regex.compile(r"^[*#\s]*(?:Q\d*|Question|질문|質問)[*\d \t]*[.:：]", regex.MULTILINE | regex.IGNORECASE)
+_ANSWER = regex.compile(r"^[*#\s]*(?:A\d*|Answer|답변?|回答|答え?)[*\d \t]*[.:：]", regex.MULTILINE | regex.IGNORECASE)
+_QUESTIONS_ASKED = regex.compile(
+    r"faq|q ?& ?a|questions?\b|quiz|interview|exam\b|riddle|질문|문답|문제|퀴즈|인터뷰|면접|시험|예시|質問|問答|問題|クイズ|面接|試験|例",
+    regex.IGNORECASE,
+)
 _FIELD = regex.compile(r"^[^\n:：]{1,20}[:：][^\n]*\n*\Z", regex.MULTILINE)
 _DIALOGUE_ASKED = regex.compile(
     r"dialog|conversation|script|screenplay|\bplay\b|chat|transcript|interview|sample exchange|prompt"
@@ -41,11 +48,26 @@ def leaked_turn(text: str, prompt: str = "") -> int | None:
         for pattern, where in ((_TOKENS, text), (_ROLE_LINE, prose)):
             if found := pattern.search(where):
                 return found.start()
-    return None if _DIALOGUE_ASKED.search(prompt) else _spoken_for(text)
-
-
-def _spoken_for(text: str) -> int | None:
+    if _DIALOGUE_ASKED.search(prompt):
+        return None
     prose = _FENCED.sub(lambda found: " " * len(found[0]), text)
+    own = None if _QUESTIONS_ASKED.search(prompt) else _asks_itself(prose)
+    return _spoken_for(prose) if own is None else own
+
+
+def _asks_itself(prose: str) -> int | None:
+    """Where the model, done with its answer, asks and answers the next question."""
+    question = _QUESTION.search(prose)
+    if question is None or not _ANSWER.search(prose, question.end()):
+        return None
+    before = prose[: question.start()].strip()
+    return question.start() if before and before[-1] not in ":：" and not _QUESTIONS_ASKED.search(before) else None
+
+
+def _spoken_for(prose: str) -> int | None:
+    """Where the user's next turn begins, or another of the model's own."""
+    if glued := _GLUED.search(prose):
+        return glued.start()
     headings = [found.start() for found in _ALPACA.finditer(prose)]
     if len(headings) >= 2:
         return headings[0]

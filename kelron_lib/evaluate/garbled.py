@@ -26,6 +26,12 @@ _MOJIBAKE = regex.compile(
     r"|(?:[縺繧繝][^\s]?){2,}|[縺繧繝][^\s]{1,4}[縺繧繝]|锟斤拷|ï»¿",  # as Shift JIS, as GBK; a byte order mark
     regex.VERSION1,
 )
+# --- Tokens that were not decoded -------------------------------------------------------------------------
+_TOKENS = regex.compile(
+    r"(?<=[^\s\p{Lu}\p{P}])[ĠĊĉ]+(?=\S)|(?<=[\p{L}\p{P}])▁(?=\p{L})|(?:<0x[0-9A-Fa-f]{2}>)+"  # bytes as letters
+)
+_ESCAPES = regex.compile(r"(?:\\u[0-9A-Fa-f]{4}){2,}")
+_ESCAPES_ASKED = regex.compile(r"json|unicode|escape|code|유니코드|이스케이프|코드|ユニコード|エスケープ|コード", regex.IGNORECASE)
 # --- Hangul in pieces -------------------------------------------------------------------------------------
 _CHAT = "ㅋㅎㅠㅜㅡ"  # laughter and tears go anywhere
 _JAMO = regex.compile(
@@ -38,19 +44,20 @@ _LETTERS_ARE_THE_TOPIC = regex.compile(r"자음|모음|자모|받침|초성|중�
 # --- Invisible --------------------------------------------------------------------------------------------
 _INVISIBLE = regex.compile(
     r"(?<=[\p{L}\p{N}])[\u200b-\u200f\u2060\u00ad\u180e]+(?=[\p{L}\p{N}])|(?<!^)\ufeff|[\u202a-\u202e\u2066-\u2069]"
-    r"|[\ufff9-\ufffc]|(?<![\p{Hiragana}\p{Katakana}])[\u3099\u309a]"
+    r"|[\ufff9-\ufffc]|(?<![\p{Hiragana}\p{Katakana}])[\u3099\u309a]|\p{Mn}{3,}"
 )
 
 
 def broken_spans(text: str, prompt: str = "") -> list[Span]:
     """(start, end) of each garbled part of an answer, sorted; empty where none is. `prompt`: what it may quote."""
     found = [(i, i + 1) for i in broken_letters(text, prompt)]
-    if text.isascii():
-        return found
-    for pattern in (_MOJIBAKE, _INVISIBLE):
+    patterns = [_TOKENS] if text.isascii() else [_TOKENS, _MOJIBAKE, _INVISIBLE]
+    if not _ESCAPES_ASKED.search(prompt):
+        patterns.append(_ESCAPES)
+    if not text.isascii() and not (_LETTERS_ARE_THE_TOPIC.search(prompt) or _LETTERS_ARE_THE_TOPIC.search(text)):
+        patterns.append(_JAMO)
+    for pattern in patterns:
         found += [m.span() for m in pattern.finditer(text) if m[0] not in prompt]
-    if not _LETTERS_ARE_THE_TOPIC.search(prompt) and not _LETTERS_ARE_THE_TOPIC.search(text):
-        found += [m.span() for m in _JAMO.finditer(text) if m[0] not in prompt]
     return sorted(found)
 
 

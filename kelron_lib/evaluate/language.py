@@ -87,8 +87,11 @@ _OTHER = frozenset(
     " o os as do da em um uma não você com dan yang untuk dengan ini itu adalah van het een niet och att som är jag"
     " và là của có không cho được một bạn tôi những các bir ve için".split()
 )
+_SPEAKS = regex.compile(r"(?<!\p{L})(?:I am|I['’]m|I can(?:['’]t|not)?|[Mm]y name is|[Yy]ou are|[Ww]e are)(?!\p{L})")
 _LONG_RUN = 6
 """Latin words without a break from which on they are a sentence; a term or a title in a Korean text is shorter."""
+_SHORT_RUN = 3
+"""Where the whole answer is Latin and has a word that people speak with; "Apple, Amazon, Netflix" has none."""
 
 
 def _own_words(run: str, prompt: str) -> list[str]:
@@ -113,8 +116,8 @@ def _latin_sentences(text: str, language: str, prompt: str) -> list[Span]:
     found = []
     for run in _RUN.finditer(text):
         words = _own_words(run[0], prompt)
-        spoken = any(word.casefold() in _SAID for word in words)
-        if _is_sentence(words, _LONG_RUN) or (not mixed and len(words) >= 3 and spoken and _is_sentence(words, 3)):
+        spoken = not mixed and any(word.casefold() in _SAID for word in words)
+        if _is_sentence(words, _SHORT_RUN if spoken else _LONG_RUN) or (not mixed and _SPEAKS.search(run[0])):
             found.append((run.start(), run.start() + len(run[0].rstrip())))
     return found
 
@@ -128,7 +131,8 @@ def _other_latin(text: str) -> list[Span]:
             continue
         english, other = sum(word in _ENGLISH for word in words), sum(word in _OTHER for word in words)
         accented = sum(not word.isascii() and word.replace("’", "").isalpha() for word in words)
-        if (other >= 2 and 5 * other >= len(words) and other > 2 * english) or (not english and 3 * accented > len(words)):
+        marked = not english and 3 * accented > len(words) and _is_sentence(_WORD.findall(run[0]), _LONG_RUN)
+        if marked or (other >= 2 and 5 * other >= len(words) and other > 2 * english):
             lead = len(run[0]) - len(run[0].lstrip())
             found.append((run.start() + lead, run.end()))
     return found
@@ -139,8 +143,12 @@ _HAN = regex.compile(r"[\u4e00-\u9fff]")
 _JAPANESE_TOO = frozenset("吞囊搔瘦")  # in JIS X 0213, and in GB 2312's common characters as well
 _NO_KANA = regex.compile(r"[^\p{Hiragana}\p{Katakana}\u30fc\n。！？!?]*\p{Han}[^\p{Hiragana}\p{Katakana}\u30fc\n。！？!?]*")
 _CHINESE_WORDS = regex.compile(
-    r"我是|我的|我在|我[想要会會能可]|是我|的是|是[一在不由]|不是|[可所]以|什[么麼]|怎|就[是会會]|没有|沒有|[了的]一|如果|因[为為]"
-    r"|非常(?:感|高|抱|重要|好)|[很她您妳你]|一[个個]|[这這那]是|和您|的[人大中主方服問时時工公城首助智]|[请請](?:[准準問问告提随稍])|准[时時]"
+    r"(?<![自無忘彼])我(?:是|的|在|[想要会會能可])|是我|(?<!国)是[一在由]|不是|什[么麼]|怎|就[是会會]|一个|因[为為]|[这這那]是|[很她您妳你]"
+    r"|非常(?:感谢|抱歉|好的)|准[时時]|(?<!\p{Han})[请請][问問告稍隨随參参您]"
+)
+_NEVER_JAPANESE = regex.compile(  # whatever stands around it
+    r"然后|(?<![陥沈埋出水])[没沒]有(?!無)|(?<![許認不])可以(?![外下上降前後内来])|(?<!突)如果(?![たて物実])|(?<![自無忘彼])我是"
+    r"|什麼|怎麼"
 )
 _OLD_FORMS = frozenset(
     "會點參學國體應對發實際單變萬與號這們過還說讀寫賣圖經濟從來兩個樣當氣處總縣聲廣轉團圍獨權歡觀讓譯證釋鐵戰屬將狀價"
@@ -177,6 +185,7 @@ def _lead(char: str) -> str:
 def _chinese(text: str, prompt: str) -> list[Span]:
     """Chinese in a Japanese answer: its own characters, and sentences without kana that have its words."""
     found = [(m.start(), m.end()) for m in _HAN.finditer(text) if chinese_letter(m[0]) and m[0] not in prompt]
+    found += [m.span() for m in _NEVER_JAPANESE.finditer(text) if m[0] not in prompt]
     for run in _NO_KANA.finditer(text):
         han = _HAN.findall(run[0])
         if len(han) < _HEADLINE or run[0].strip() in prompt:
