@@ -24,8 +24,9 @@ LONG_PERIOD = 400
 """Longest unit, in characters, of a tail that says the same LONG_REPEATS times: whole paragraphs."""
 LONG_REPEATS = 3
 WELL_INTO = 3.25
-"""Units of TRAILING characters or more that a tail holds, where it breaks off in the next: a refrain ends with itself."""
+"""Least times that a unit stands in a tail which breaks off in the next one: a refrain ends with itself."""
 TRAILING = 12
+"""Shortest such unit, in characters."""
 COUNTED_REPEATS = 5
 """Units alike but for one number ("1. Check 2. Check"): a list of four may be meant so."""
 COUNTED_WEIGHT = 16

@@ -14,7 +14,7 @@ import regex
 
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.claims import claims_other_maker, claims_persona, claims_rival, mask
-from kelron_lib.evaluate.ending import terminated
+from kelron_lib.evaluate.ending import terminated as terminated
 from kelron_lib.evaluate.garbled import broken_chars, broken_spans
 from kelron_lib.evaluate.language import foreign_spans, wrong_script
 from kelron_lib.evaluate.names import Lexicon, Mention, lexicon

@@ -14,14 +14,16 @@ _COLON = r"[ \t]*[\]】>]?[*_]*[ \t]*[:：]"
 _USER_TURN = regex.compile(rf"^{_MARKS}{_USER}{_COLON}", regex.MULTILINE | regex.IGNORECASE)
 _ASSISTANT_TURN = regex.compile(rf"^{_MARKS}{_ASSISTANT}{_COLON}", regex.MULTILINE | regex.IGNORECASE)
 _ALPACA = regex.compile(
-    r"^\#{2,}[ \t]*(?:instruction|input|response|human|assistant|user|지시(?:문|사항)?|응답|입력|指示|応答|入力)[ \t]*[:：]",
+    r"^\#{2,}[ \t]*(?:instruction|input|response|human|assistant|user"
+    r"|지시(?:문|사항)?|응답|입력|指示|応答|入力)[ \t]*[:：]",
     regex.MULTILINE | regex.IGNORECASE,
 )
 _GLUED = regex.compile(r"(?<=[.!?。！？])(?:[ \t]*Human|User|사용자|ユーザー)[ \t]*[:：]")
 _QUESTION = regex.compile(r"^[*#\s]*(?:Q\d*|Question|질문|質問)[*\d \t]*[.:：]", regex.MULTILINE | regex.IGNORECASE)
 _ANSWER = regex.compile(r"^[*#\s]*(?:A\d*|Answer|답변?|回答|答え?)[*\d \t]*[.:：]", regex.MULTILINE | regex.IGNORECASE)
 _QUESTIONS_ASKED = regex.compile(
-    r"faq|q ?& ?a|questions?\b|quiz|interview|exam\b|riddle|질문|문답|문제|퀴즈|인터뷰|면접|시험|예시|質問|問答|問題|クイズ|面接|試験|例",
+    r"faq|q ?& ?a|questions?\b|quiz|interview|exam\b|riddle"
+    r"|질문|문답|문제|퀴즈|인터뷰|면접|시험|예시|質問|問答|問題|クイズ|面接|試験|例",
     regex.IGNORECASE,
 )
 _FIELD = regex.compile(r"^[^\n:：]{1,20}[:：][^\n]*\n*\Z", regex.MULTILINE)

@@ -31,7 +31,9 @@ _TOKENS = regex.compile(
     r"(?<=[^\s\p{Lu}\p{P}])[ĠĊĉ]+(?=\S)|(?<=[\p{L}\p{P}])▁(?=\p{L})|(?:<0x[0-9A-Fa-f]{2}>)+"  # bytes as letters
 )
 _ESCAPES = regex.compile(r"(?:\\u[0-9A-Fa-f]{4}){2,}")
-_ESCAPES_ASKED = regex.compile(r"json|unicode|escape|code|유니코드|이스케이프|코드|ユニコード|エスケープ|コード", regex.IGNORECASE)
+_ESCAPES_ASKED = regex.compile(
+    r"json|unicode|escape|code|유니코드|이스케이프|코드|ユニコード|エスケープ|コード", regex.IGNORECASE
+)
 # --- Hangul in pieces -------------------------------------------------------------------------------------
 _CHAT = "ㅋㅎㅠㅜㅡ"  # laughter and tears go anywhere
 _JAMO = regex.compile(
@@ -40,7 +42,9 @@ _JAMO = regex.compile(
     rf"|(?<=[가-힣])[[ㄱ-ㅣ]--[{_CHAT}]]+(?=[가-힣])",
     regex.VERSION1,
 )
-_LETTERS_ARE_THE_TOPIC = regex.compile(r"자음|모음|자모|받침|초성|중성|종성|철자|낱자|jamo|hangul|consonant|vowel|ハングル|母音|子音")
+_LETTERS_ARE_THE_TOPIC = regex.compile(
+    r"자음|모음|자모|받침|초성|중성|종성|철자|낱자|jamo|hangul|consonant|vowel|ハングル|母音|子音", regex.IGNORECASE
+)
 # --- Invisible --------------------------------------------------------------------------------------------
 _INVISIBLE = regex.compile(
     r"(?<=[\p{L}\p{N}])[\u200b-\u200f\u2060\u00ad\u180e]+(?=[\p{L}\p{N}])|(?<!^)\ufeff|[\u202a-\u202e\u2066-\u2069]"

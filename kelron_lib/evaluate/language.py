@@ -18,7 +18,9 @@ Span = tuple[int, int]
 # --- What is not prose, and what the prompt allows --------------------------------------------------------
 _LINK = regex.compile(r"(?:https?://|www\.)[^\s<>\"'）」』]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _CODE = regex.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|</?[A-Za-z][^<>\n]*>|\$\$.*?\$\$|\\\(.*?\\\)", regex.DOTALL)
-_QUOTED = regex.compile(r"\"[^\"\n]{1,200}\"|“[^”\n]{1,200}”|「[^」\n]{1,200}」|『[^』\n]{1,200}』|(?<!\w)'[^'\n]{1,200}'(?!\w)")
+_QUOTED = regex.compile(
+    r"\"[^\"\n]{1,200}\"|“[^”\n]{1,200}”|「[^」\n]{1,200}」|『[^』\n]{1,200}』|(?<!\w)['‘][^'’\n]{1,200}['’](?!\w)"
+)
 _LATIN_ASKED = regex.compile(
     r"(?<!\p{Latin})(?:english|spanish|french|german|italian|portuguese|dutch|latin|vietnamese|indonesian|turkish|swedish"
     r"|polish|translat\w*|languages?|romani[sz]\w*|romaji|pinyin|sql|python|java|javascript|html|css|bash|shell|regex"
@@ -29,7 +31,9 @@ _LATIN_ASKED = regex.compile(
     r"|ポルトガル語|ベトナム語|ラテン語|多言語|コード|正規表現|数式|エクセル|スクリプト|クエリ|コマンド|歌詞",
     regex.IGNORECASE,
 )
-_CHINESE_ASKED = regex.compile(r"chinese|mandarin|kanbun|중국어|한문|한시|中国語|中文|漢文|漢詩|翻訳|訳して|translat", regex.IGNORECASE)
+_CHINESE_ASKED = regex.compile(
+    r"chinese|mandarin|중국어|한문|한시|中国語|中文|漢文|漢詩|翻訳|訳して|translat", regex.IGNORECASE
+)
 _OWN = {"ko": regex.compile(r"\p{Hangul}"), "ja": regex.compile(r"[\p{Hiragana}\p{Katakana}\p{Han}]")}
 _LATIN = regex.compile(r"\p{Latin}")
 
@@ -73,19 +77,25 @@ def wrong_script(answer: str, language: str, prompt: str = "") -> bool:
 # --- Latin letters ----------------------------------------------------------------------------------------
 _RUN = regex.compile(r"\p{Latin}[\p{Latin}\p{M}\d\s,.;:!?'’\"“”()&%/*_-]*")
 _WORD = regex.compile(r"\p{Latin}[\p{Latin}\p{M}'’]*")
-_SAID = frozenset(
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_SAID = _words(
     "i i'm i’m am is are was you your my me we our they it's it’s it this that please can could will would should"
-    " have has had do does don't how what here there not".split()
+    " have has had do does don't how what here there not"
 )
-_ENGLISH = frozenset(
+_ENGLISH = _words(
     "the of and to is are for with that this you it be have has can will your we not from by was an as at or i my if"
-    " they their he she but do does how what when which who there here please all more let's don't it's i'm".split()
+    " they their he she but do does how what when which who there here please all more let's don't it's i'm"
 )
-_OTHER = frozenset(
+_OTHER = _words(
     "de la el los las que del una por para con como está es en su un se le les des et est pas dans sur pour vous nous"
     " une qui je der die das und ist nicht ein eine mit zu von auf den für sie ich wir il di che è per non sono della"
     " o os as do da em um uma não você com dan yang untuk dengan ini itu adalah van het een niet och att som är jag"
-    " và là của có không cho được một bạn tôi những các bir ve için".split()
+    " và là của có không cho được một bạn tôi những các bir ve için"
 )
 _SPEAKS = regex.compile(r"(?<!\p{L})(?:I am|I['’]m|I can(?:['’]t|not)?|[Mm]y name is|[Yy]ou are|[Ww]e are)(?!\p{L})")
 _LONG_RUN = 6
@@ -141,7 +151,7 @@ def _other_latin(text: str) -> list[Span]:
 # --- Chinese in Japanese ----------------------------------------------------------------------------------
 _HAN = regex.compile(r"[\u4e00-\u9fff]")
 _JAPANESE_TOO = frozenset("吞囊搔瘦")  # in JIS X 0213, and in GB 2312's common characters as well
-_NO_KANA = regex.compile(r"[^\p{Hiragana}\p{Katakana}\u30fc\n。！？!?]*\p{Han}[^\p{Hiragana}\p{Katakana}\u30fc\n。！？!?]*")
+_NO_KANA = regex.compile(r"[^\p{Hiragana}\p{Katakana}\u30fc\n。！？!?]{6,}")
 _CHINESE_WORDS = regex.compile(
     r"(?<![自無忘彼])我(?:是|的|在|[想要会會能可])|是我|(?<!国)是[一在由]|不是|什[么麼]|怎|就[是会會]|一个|因[为為]|[这這那]是|[很她您妳你]"
     r"|非常(?:感谢|抱歉|好的)|准[时時]|(?<!\p{Han})[请請][问問告稍隨随參参您]"
