@@ -186,7 +186,10 @@ def _is_counted_loop(gap: str, repeats: int, *, bulleted: bool) -> bool:
 
 def _said_again(text: str) -> tuple[int, int] | None:
     """Where sentences that a text says again and again make up SAID_AGAIN of it, numbers aside."""
-    parts = [(m.start(), m.end(), _NUMBER.sub("0", _SPEAKER.sub("", m[0].strip()))) for m in _SENTENCE.finditer(text)]
+    parts = [
+        (m.start(), m.end(), _NUMBER.sub("0", _SPEAKER.sub("", m[0].strip()), count=1))
+        for m in _SENTENCE.finditer(text)
+    ]
     if len(parts) < MIN_REPEATS:
         return None
     often = {part: _weight(part) for part, times in Counter(part for *_, part in parts).items() if times >= MIN_REPEATS}

@@ -1,6 +1,7 @@
 """Answers with the right verdict of one detector each (tests/labelled/*.jsonl), and how well a detector does on them.
 
-`python tests/labelled_sets.py [DETECTOR...]` prints the figures of today, with the answers that it gets wrong.
+`python tests/labelled_sets.py [DETECTOR...]` prints the figures of today, with the answers that it gets wrong. For
+termination a label of true is an answer that ends as it should.
 """
 
 import json

@@ -20,9 +20,10 @@ _ODD = rf"[[\x80-\xbf{_HIGH}]--[{_PUNCTUATION}\xa0]]"
 _MOJIBAKE = regex.compile(
     rf"[ÂÃ]{_ODD}|Ã\xa0|Â\xa0|(?<=\d)Â(?=\s)"  # é, à, a no-break space, °
     rf"|â€{_NEXT}?|ðŸ{_NEXT}*"  # quotes and dashes; emoji
-    rf"|[à-ï]{_ODD}{{2}}"  # one letter of three bytes
+    rf"|[à-ï]{_ODD}{{2}}|(?:[à-ï]{_ODD}){{2,}}"  # letters of three bytes; of two, where a byte shows as nothing
     rf"|(?:[à-ï]{_NEXT}{{2}}){{2,}}|(?:[Î-Ñ]{_NEXT}){{3,}}"  # several; Greek or Cyrillic
-    r"|(?=[\xa1-\xfe]*[\xa1-\xbf][\xa1-\xfe]*[\xa1-\xbf])[\xa1-\xfe]{6,}"  # EUC-KR as Latin-1
+    r"|(?<![\xa1-\xfe])(?=[\xc0-\xfe]*+[\xa1-\xbf][\xc0-\xfe]*+[\xa1-\xbf])(?=(?:[\xa1-\xbf]*+[\xc0-\xfe]){3})"
+    r"[\xa1-\xfe]{6,}+"  # EUC-KR as Latin-1
     r"|(?:[縺繧繝][^\s]?){2,}|[縺繧繝][^\s]{1,4}[縺繧繝]|锟斤拷|ï»¿",  # as Shift JIS, as GBK; a byte order mark
     regex.VERSION1,
 )
