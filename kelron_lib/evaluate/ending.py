@@ -21,20 +21,23 @@ _ALPACA = regex.compile(
 _GLUED = regex.compile(r"(?<=[.!?。！？])(?:[ \t]*Human|User|사용자|ユーザー)[ \t]*[:：]")
 _QUESTION = regex.compile(r"^[*#\s]*(?:Q\d*|Question|질문|質問)[*\d \t]*[.:：]", regex.MULTILINE | regex.IGNORECASE)
 _ANSWER = regex.compile(r"^[*#\s]*(?:A\d*|Answer|답변?|回答|答え?)[*\d \t]*[.:：]", regex.MULTILINE | regex.IGNORECASE)
-_QUESTIONS_ASKED = regex.compile(
-    r"faq|q ?& ?a|questions?\b|quiz|interview|exam\b|riddle"
-    r"|질문|문답|문제|퀴즈|인터뷰|면접|시험|예시|質問|問答|問題|クイズ|面接|試験|例",
+_QUESTIONS_ASKED = regex.compile(  # "I have a question" asks for none
+    r"faq|q ?& ?a|questions? and answers?|quiz|interview|\bexam\b|riddle|flash ?cards?"
+    r"|(?:write|make|give|list|create|suggest|prepare|draft)\b.{0,60}\bquestions?"
+    r"|자주 묻는|문답|문제|퀴즈|인터뷰|면접|시험|예시"
+    r"|질문.{0,20}(?:만들|써|작성|목록|뽑|추천)|질문(?:과|이랑|하고|·) ?답"
+    r"|よくある|問答|問題|クイズ|面接|試験|質問.{0,20}(?:作|書|一覧|挙げ)|質問[と・]回?答",
     regex.IGNORECASE,
 )
 _FIELD = regex.compile(r"^[^\n:：]{1,20}[:：][^\n]*\n*\Z", regex.MULTILINE)
 _DIALOGUE_ASKED = regex.compile(
-    r"dialog|conversation|script|screenplay|\bplay\b|chat|transcript|interview|sample exchange|prompt"
-    r"|대화|대본|채팅|상황극|역할극|인터뷰|스크립트|프롬프트|会話|対話|やり取り|やりとり|台本|寸劇|チャット|インタビュー|プロンプト",
+    r"dialog|conversation|\bscripts?\b|screenplay|\bplay\b|\bchats?\b|transcript|interview|sample exchange"
+    r"|대화|대본|채팅|상황극|역할극|인터뷰|스크립트|会話|対話|やり取り|やりとり|台本|寸劇|チャット|インタビュー",
     regex.IGNORECASE,
 )
 _FORMAT_ASKED = regex.compile(
-    r"<\||\[INST\]|chatml|chat ?template|prompt (?:format|template)|(?:special|stop|end) tokens?|im_(?:start|end)"
-    r"|템플릿|특수 ?토큰|テンプレート|特殊トークン|終了トークン",
+    r"<\||\[INST\]|chatml|(?:chat|prompt) ?(?:format|template)|(?:special|stop|end) tokens?|im_(?:start|end)"
+    r"|(?:채팅|챗|대화|프롬프트) ?템플릿|(?:특수|종료) ?토큰|(?:チャット|プロンプト)テンプレート|(?:特殊|終了)トークン",
     regex.IGNORECASE,
 )
 

@@ -25,12 +25,12 @@ _QUOTED = regex.compile(
 )
 _LATIN_ASKED = regex.compile(
     r"(?<!\p{Latin})(?:english|spanish|french|german|italian|portuguese|dutch|latin|vietnamese|indonesian|turkish|swedish"
-    r"|polish|translat\w*|languages?|romani[sz]\w*|romaji|pinyin|sql|python|java|javascript|html|css|bash|shell|regex"
-    r"|json|yaml|csv|code|script|excel|lyrics|lorem)(?!\p{Latin})"
+    r"|polish|translat\w*|romani[sz]\w*|romaji|pinyin|sql|python|java|javascript|html|css|bash|shell|regex"
+    r"|json|yaml|csv|code|script|lyrics|lorem)(?!\p{Latin})"
     r"|영어|영문|영작|번역|외국어|로마자|알파벳|병음|스페인어|프랑스어|불어|독일어|이탈리아어|포르투갈어|베트남어|라틴어"
-    r"|인도네시아어|다국어|코드|정규식|수식|엑셀|스크립트|쿼리|명령어|가사"
+    r"|인도네시아어|다국어|코드|정규식|스크립트|쿼리|명령어|팝송"
     r"|英語|英文|英訳|英作|訳して|翻訳|外国語|ローマ字|アルファベット|ピンイン|スペイン語|フランス語|ドイツ語|イタリア語"
-    r"|ポルトガル語|ベトナム語|ラテン語|多言語|コード|正規表現|数式|エクセル|スクリプト|クエリ|コマンド|歌詞",
+    r"|ポルトガル語|ベトナム語|ラテン語|多言語|コード|正規表現|スクリプト|クエリ|コマンド|洋楽",
     regex.IGNORECASE,
 )
 _ANSWER_IN = {
