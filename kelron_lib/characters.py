@@ -73,7 +73,7 @@ _BROKEN = regex.compile(
     r"[\ufffd\p{Co}\p{Cs}\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]|[\p{Cn}--[\U0001f000-\U0001faff]]", regex.VERSION1
 )
 # Hangul outside KS X 1001 that people do type: slang, names, dialect and the commonest misspellings.
-_TYPED_HANGUL = frozenset("됬떄뙇뜌뷁햏햑똠펲앜윾욬갘숔웈캌팤됔읭잌넼쨰쌰썌쪙챱췤묭읎괞믜뮹슌찦")
+_TYPED_HANGUL = frozenset("됬떄뙇뜌뷁햏햑똠펲앜윾욬갘숔웈캌팤됔읭잌넼쨰쌰썌쪙챱췤묭읎괞믜뮹슌찦뽝왤즤쨕뾱떙헿뭥")
 
 
 @lru_cache(maxsize=1)

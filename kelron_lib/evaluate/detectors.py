@@ -1,7 +1,7 @@
 """What is wrong, or right, with one answer: pure functions over text, no model.
 
-Names (persona, rivals, makers) are found by `names`, what an answer says about itself by `claims`, scripts and broken
-text by `characters`, loops by `repetition`, as for the dataset.
+Names (persona, rivals, makers) are found by `names`, what an answer says about itself by `claims`, wrong scripts and
+languages by `language`, broken text by `garbled`, loops by `repetition`, and whether it ends by `ending`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from typing import Any
 
 import regex
 
-from kelron_lib.characters import broken_chars, broken_letters, foreign_letters, wrong_script
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.claims import claims_other_maker, claims_persona, claims_rival, mask
+from kelron_lib.evaluate.ending import terminated as terminated
+from kelron_lib.evaluate.garbled import broken_chars, broken_spans
+from kelron_lib.evaluate.language import foreign_spans, wrong_script
 from kelron_lib.evaluate.names import Lexicon, Mention, lexicon
-from kelron_lib.repetition import loop, loop_start
+from kelron_lib.repetition import loop, loop_span
 
 FLAGS = (
     "asserts_persona",
@@ -122,6 +124,7 @@ def flags(
     """
     if kind not in KINDS:
         raise KelronError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+    broken = broken_chars(text, prompt)  # before Hangul in pieces is put together
     text = unicodedata.normalize("NFC", text)
     mentions, masked = _masked(text, lexicon(persona, rivals))
     persona_said = claims_persona(masked)
@@ -131,7 +134,7 @@ def flags(
         "rival_named": bool(_rivals_in(text, mentions, masked)),
         "loop": loop(text),
         "wrong_script": wrong_script(text, language, prompt),
-        "broken_chars": broken_chars(text, prompt),
+        "broken_chars": broken,
         "over_identity": kind == "unrelated" and over_identity(text, persona, prompt),
     }
 
@@ -143,16 +146,16 @@ def spans(
     mentions, masked = _masked(text, lexicon(persona, rivals))
     found: list[tuple[int, int, str]] = []
     if flagged["broken_chars"]:
-        found += [(i, i + 1, "broken_chars") for i in broken_letters(text, prompt)]
+        found += [(start, end, "broken_chars") for start, end in broken_spans(text, prompt)]
     if flagged["wrong_script"]:
-        found += [(i, i + 1, "wrong_script") for i in foreign_letters(text, language, prompt)]
+        found += [(start, end, "wrong_script") for start, end in foreign_spans(text, language, prompt)]
     if flagged["rival_named"] or flagged["contradiction"]:
         rival_flag = "contradiction" if flagged["contradiction"] else "rival_named"
         found += [(m.start, m.end, rival_flag) for m in _rivals_in(text, mentions, masked)]
     if flagged["over_identity"]:
         found += [(m.start, m.end, "over_identity") for m in mentions if m.kind.startswith("persona")]
-    if flagged["loop"] and (start := loop_start(text)) is not None:
-        found += [(start, len(text.rstrip()), "loop")]
+    if flagged["loop"] and (looped := loop_span(text)):
+        found.append((*looped, "loop"))
     return _apart(found)
 
 

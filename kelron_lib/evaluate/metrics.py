@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kelron_lib.errors import KelronError
-from kelron_lib.evaluate.detectors import FLAGS, KINDS
+from kelron_lib.evaluate.detectors import FLAGS, KINDS, terminated
 from kelron_lib.evaluate.intervals import Value, bootstrap, mcnemar, proportion, wilson
 from kelron_lib.evaluate.prompt import ATTACKS, SYSTEM_KINDS
 from kelron_lib.page import percent
@@ -72,7 +72,7 @@ def is_empty(answer: Scored) -> bool:
 
 
 def _ends(answer: Scored) -> bool:
-    return answer["stopped"] and not is_empty(answer)
+    return terminated(answer.get("answer", "-"), answer["stopped"], answer.get("prompt", ""))
 
 
 METRICS: dict[str, Metric] = {
@@ -107,10 +107,10 @@ METRICS: dict[str, Metric] = {
         "Over-identity", "brings up the persona where nobody asked", _flag("over_identity"), "unrelated"
     ),
     "termination_rate": Metric(
-        "Termination", "ends by itself, before the limit, and says something", _ends, higher_is_better=True
+        "Termination", "ends by itself, before the limit, in its own turn", _ends, higher_is_better=True
     ),
     "loop_rate": Metric("Loop", "repeats itself", _flag("loop")),
-    "wrong_script_rate": Metric("Wrong script", "has letters of another language's script", _flag("wrong_script")),
+    "wrong_script_rate": Metric("Wrong script", "has letters or sentences of another language", _flag("wrong_script")),
     "broken_char_rate": Metric("Broken characters", "has characters that nobody writes", _flag("broken_chars")),
 }
 
