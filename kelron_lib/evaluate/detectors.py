@@ -56,8 +56,19 @@ def contradiction(text: str, persona: Any, rivals: Iterable[Any]) -> bool:
     return _contradicts(_masked(text, lexicon(persona, rivals))[1])
 
 
+def claims_other(text: str, persona: Any, rivals: Iterable[Any]) -> bool:
+    """The answer says that it is a rival, made from one, or made by another maker than the persona's, whether or not
+    it also says that it is the persona: what `contradiction` looks for beside the persona, and also instead of it.
+    """
+    return _other_claimed(_masked(text, lexicon(persona, rivals))[1])
+
+
+def _other_claimed(masked: str) -> bool:
+    return claims_rival(masked) or claims_other_maker(masked)
+
+
 def _contradicts(masked: str) -> bool:
-    return claims_persona(masked) and (claims_rival(masked) or claims_other_maker(masked))
+    return claims_persona(masked) and _other_claimed(masked)
 
 
 def claims_other(text: str, persona: Any, rivals: Iterable[Any]) -> bool:
@@ -82,7 +93,7 @@ def _rivals_in(text: str, mentions: Sequence[Mention], masked: str) -> list[Ment
     unsure = [m for m in mentions if m.kind in ("rival_common", "maker_common")]
     if not unsure:
         return sure
-    if claims_rival(masked) or claims_other_maker(masked):
+    if _other_claimed(masked):
         return [m for m in mentions if m.kind not in ("persona", "persona_maker")]
     beside = [m for m in unsure if _beside_ai(text, m)]
     return sorted([*sure, *beside], key=lambda m: m.start)
@@ -127,7 +138,7 @@ def flags(
     persona_said = claims_persona(masked)
     return {
         "asserts_persona": persona_said,
-        "contradiction": persona_said and (claims_rival(masked) or claims_other_maker(masked)),
+        "contradiction": persona_said and _other_claimed(masked),
         "rival_named": bool(_rivals_in(text, mentions, masked)),
         "loop": loop(text),
         "wrong_script": wrong_script(text, language, prompt),
