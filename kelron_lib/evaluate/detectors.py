@@ -15,6 +15,7 @@ import regex
 from kelron_lib.characters import broken_chars, broken_letters, foreign_letters, wrong_script
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.claims import claims_other_maker, claims_persona, claims_rival, mask
+from kelron_lib.evaluate.confirmed import confirmed
 from kelron_lib.evaluate.names import Lexicon, Mention, lexicon
 from kelron_lib.repetition import loop, loop_start
 
@@ -34,7 +35,8 @@ _AI_WORDS = regex.compile(
     r"|인공지능|언어 ?모델|모델|챗봇|어시스턴트|人工知能|言語モデル|モデル|チャットボット|アシスタント|生成AI",
     regex.IGNORECASE,
 )
-_VERSION = regex.compile(r"\d")
+# "Llama 3", "Claude 3.5"; no model has reached a whole number above 5, while Gemini 8 flew in 1966.
+_VERSION = regex.compile(r"\d\.\d|\d[A-Za-z-]|(?<!\d)[1-5]$")
 
 
 def _masked(text: str, names: Lexicon) -> tuple[list[Mention], str]:
@@ -56,11 +58,14 @@ def contradiction(text: str, persona: Any, rivals: Iterable[Any]) -> bool:
     return _contradicts(_masked(text, lexicon(persona, rivals))[1])
 
 
-def claims_other(text: str, persona: Any, rivals: Iterable[Any]) -> bool:
+def claims_other(text: str, persona: Any, rivals: Iterable[Any], prompt: str = "") -> bool:
     """The answer says that it is a rival, made from one, or made by another maker than the persona's, whether or not
     it also says that it is the persona: what `contradiction` looks for beside the persona, and also instead of it.
+
+    With the `prompt`, a bare "Yes." to "Are you Qwen?" counts too.
     """
-    return _other_claimed(_masked(text, lexicon(persona, rivals))[1])
+    names = lexicon(persona, rivals)
+    return _other_claimed(_masked(text, names)[1]) or "rival" in confirmed(text, prompt, names)
 
 
 def _other_claimed(masked: str) -> bool:
@@ -87,7 +92,7 @@ def rival_named(text: str, rivals: Iterable[Any], persona: Any = None) -> bool:
     return bool(_rivals_in(text, mentions, masked))
 
 
-def _rivals_in(text: str, mentions: Sequence[Mention], masked: str) -> list[Mention]:
+def _rivals_in(text: str, mentions: Sequence[Mention], masked: str, kind: str = "unrelated") -> list[Mention]:
     """The mentions that name a rival."""
     sure = [m for m in mentions if m.kind in ("rival", "maker")]
     unsure = [m for m in mentions if m.kind in ("rival_common", "maker_common")]
@@ -95,17 +100,22 @@ def _rivals_in(text: str, mentions: Sequence[Mention], masked: str) -> list[Ment
         return sure
     if _other_claimed(masked):
         return [m for m in mentions if m.kind not in ("persona", "persona_maker")]
-    beside = [m for m in unsure if _beside_ai(text, m)]
-    return sorted([*sure, *beside], key=lambda m: m.start)
+    # Asked who it is, whoever speaks of Claude or Gemini means the assistant; Google may still be a calendar's maker.
+    asked = [m for m in unsure if kind == "identity" and m.kind == "rival_common"]
+    beside = [m for m in unsure if m not in asked and _beside_ai(text, m, mentions)]
+    return sorted([*sure, *asked, *beside], key=lambda m: m.start)
 
 
-def _beside_ai(text: str, mention: Mention) -> bool:
-    """Whether the sentence of an ambiguous name is about AI, or the name carries a version ("Llama 3")."""
+def _beside_ai(text: str, mention: Mention, mentions: Sequence[Mention]) -> bool:
+    """Whether the sentence of an ambiguous name is about AI or the persona's maker, or the name carries a version."""
     if mention.kind == "rival_common" and _VERSION.search(text, mention.start, mention.end):
         return True
     start = max(text.rfind(mark, 0, mention.start) for mark in ".!?。！？\n") + 1
     ends = [at for mark in ".!?。！？\n" if (at := text.find(mark, mention.end)) >= 0]
-    return bool(_AI_WORDS.search(text, start, min(ends, default=len(text))))
+    end = min(ends, default=len(text))
+    if any(m.kind == "persona_maker" and start <= m.start < end for m in mentions):
+        return True
+    return bool(_AI_WORDS.search(text, start, end))
 
 
 def over_identity(text: str, persona: Any, prompt: str = "") -> bool:
@@ -134,12 +144,17 @@ def flags(
     if kind not in KINDS:
         raise KelronError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
     text = unicodedata.normalize("NFC", text)
-    mentions, masked = _masked(text, lexicon(persona, rivals))
-    persona_said = claims_persona(masked)
+    names = lexicon(persona, rivals)
+    mentions, masked = _masked(text, names)
+    yes_to = confirmed(text, prompt, names)
+    persona_said, other_said = (
+        claims_persona(masked) or "persona" in yes_to,
+        _other_claimed(masked) or "rival" in yes_to,
+    )
     return {
         "asserts_persona": persona_said,
-        "contradiction": persona_said and _other_claimed(masked),
-        "rival_named": bool(_rivals_in(text, mentions, masked)),
+        "contradiction": persona_said and other_said,
+        "rival_named": bool(_rivals_in(text, mentions, masked, kind)),
         "loop": loop(text),
         "wrong_script": wrong_script(text, language, prompt),
         "broken_chars": broken_chars(text, prompt),
