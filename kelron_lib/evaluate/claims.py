@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from types import ModuleType
 
 import regex
@@ -43,11 +43,21 @@ _BEFORE = 300
 
 @dataclass(frozen=True)
 class _Part:
-    """A sentence, what stands before it, and the languages whose script it holds."""
+    """A sentence, what stands before it, the languages whose script it holds and the names' tokens in it."""
 
     text: str
     before: str
     languages: frozenset[str]
+    tokens: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """A rule, the language whose script a sentence must hold, and the tokens of which it must hold one ("": any)."""
+
+    rule: Rule
+    language: str = ""
+    needs: frozenset[str] = frozenset()
 
 
 def mask(text: str, mentions: Sequence[Mention]) -> str:
@@ -66,43 +76,49 @@ def mask(text: str, mentions: Sequence[Mention]) -> str:
     return str(_TWICE.sub(r"\1", _GAPS.sub("", masked)))
 
 
-def _parts(masked: str, named: bool = True) -> list[_Part]:
-    """The sentences, or those alone that hold a name."""
-    return [
+@lru_cache(maxsize=8)  # three questions are asked of each text
+def _parts(masked: str) -> tuple[_Part, ...]:
+    return tuple(
         _Part(
             match.group().strip(),
             masked[max(0, match.start() - _BEFORE) : match.start()],
             frozenset(language for language, script in _SCRIPTS.items() if script.search(match.group())),
+            frozenset(_TOKEN.findall(match.group())),
         )
         for match in _SENTENCE.finditer(masked)
-        if not named or _TOKEN.search(match.group())
-    ]
+    )
+
+
+def _claims(language: str, rules: Iterable[Rule], needs: str) -> list[_Claim]:
+    return [_Claim(found, language, frozenset(needs)) for found in rules]
 
 
 @cache
-def _persona_rules() -> tuple[tuple[str, Rule], ...]:
+def _persona_claims() -> tuple[_Claim, ...]:
     n, maker = name_of(PERSONA), f"[{OWN_MAKER}]"
-    bare = rule(rf"^{MARKS}{n}(?!.*[?？]){MARKS}$")
-    packs = (
-        (language, found)
-        for language, pack in _PACKS
-        for found in (*pack.names(n), *pack.persona_only(n), *pack.makers(maker, maker))
-    )
-    return (("", bare), *packs)
+    claims = [_Claim(rule(rf"^{MARKS}{n}(?!.*[?？]){MARKS}$"), needs=frozenset(PERSONA))]
+    for language, pack in _PACKS:
+        claims += _claims(language, (*pack.names(n), *pack.persona_only(n)), PERSONA)
+        claims += _claims(language, pack.makers(maker, maker), OWN_MAKER)
+    return tuple(claims)
 
 
 @cache
-def _rival_rules() -> tuple[tuple[str, Rule], ...]:
-    sure, common, n = name_of(TOKENS["rival"]), name_of(TOKENS["rival_common"]), name_of(RIVAL)
-    # One line of a list of rivals is no claim; an answer that is nothing but a rival's name is.
-    bare = rule(f"{MARKS}{n}{MARKS}", whole=True)
-    bracketed = rule(rf"[{PERSONA}][^\w.!?\n]{{0,6}}[(（/]\s*(?:also |aka |formerly |즉 |=\s*)?{n}")
-    packs = (
-        (language, found)
-        for language, pack in _PACKS
-        for found in (*pack.names(sure), *_strict(pack.names(common)), *pack.origins(n))
-    )
-    return (("", bare), ("", bracketed), *packs)
+def _rival_claims() -> tuple[_Claim, ...]:
+    sure, common = TOKENS["rival"], TOKENS["rival_common"]
+    n = name_of(RIVAL)
+    claims = [
+        # One line of a list of rivals is no claim; an answer that is nothing but a rival's name is.
+        _Claim(rule(f"{MARKS}{n}{MARKS}", whole=True)),
+        _Claim(
+            rule(rf"[{PERSONA}][^\w.!?\n]{{0,6}}[(（/]\s*(?:also |aka |formerly |즉 |=\s*)?{n}"), needs=frozenset(RIVAL)
+        ),
+    ]
+    for language, pack in _PACKS:
+        claims += _claims(language, pack.names(name_of(sure)), sure)
+        claims += _claims(language, _strict(pack.names(name_of(common))), common)
+        claims += _claims(language, pack.origins(n), RIVAL)
+    return tuple(claims)
 
 
 def _strict(rules: Iterable[Rule]) -> list[Rule]:
@@ -111,10 +127,15 @@ def _strict(rules: Iterable[Rule]) -> list[Rule]:
 
 
 @cache
-def _other_maker_rules() -> tuple[tuple[str, Rule], ...]:
+def _other_maker_claims() -> tuple[_Claim, ...]:
     known = f"[{MAKER}{RIVAL}]"
     named = f"(?:{known}|{UNKNOWN})"
-    return tuple((language, found) for language, pack in _PACKS for found in pack.makers(known, named))
+    claims: list[_Claim] = []
+    for language, pack in _PACKS:
+        for found in pack.makers(known, named):
+            unlisted = named in found.pattern.pattern or known not in found.pattern.pattern
+            claims += _claims(language, [found], "" if unlisted else MAKER + RIVAL)
+    return tuple(claims)
 
 
 @cache
@@ -155,40 +176,42 @@ def _about_itself(prefix: str, before: str, subject: str) -> bool:
     return bool(_NOTHING.match(prefix)) and _last_subject(before, language) != "other"
 
 
-def _holds(claim: Rule, language: str, masked: str, parts: Sequence[_Part]) -> bool:
-    if claim.whole:
-        return bool(claim.pattern.fullmatch(masked))
-    return any(
-        not claim.subject or _about_itself(part.text[: match.start()], part.before, claim.subject)
-        for part in parts
-        if not language or language in part.languages
-        for match in claim.pattern.finditer(part.text)
-    )
-
-
-def _any_holds(rules: Iterable[tuple[str, Rule]], masked: str, parts: Sequence[_Part]) -> bool:
-    return any(_holds(claim, language, masked, parts) for language, claim in rules)
+def _holds(claim: _Claim, masked: str, parts: Sequence[_Part]) -> bool:
+    if claim.rule.whole:
+        return bool(claim.rule.pattern.fullmatch(masked))
+    for part in parts:
+        if (claim.language and claim.language not in part.languages) or (
+            claim.needs and claim.needs.isdisjoint(part.tokens)
+        ):
+            continue
+        for match in claim.rule.pattern.finditer(part.text):
+            if not claim.rule.subject or _about_itself(part.text[: match.start()], part.before, claim.rule.subject):
+                return True
+    return False
 
 
 def claims_persona(masked: str) -> bool:
     """The masked text says "I am the persona", or that the persona's maker made the model."""
     if PERSONA not in masked and OWN_MAKER not in masked:
         return False
-    return _any_holds(_persona_rules(), masked, _parts(masked))
+    parts = _parts(masked)
+    return any(_holds(claim, masked, parts) for claim in _persona_claims())
 
 
 def claims_rival(masked: str) -> bool:
     """The masked text says "I am a rival", or that the model is made from one."""
     if not any(token in masked for token in RIVAL):
         return False
-    return _any_holds(_rival_rules(), masked, _parts(masked)) or _in_a_field(masked)
+    parts = _parts(masked)
+    return any(_holds(claim, masked, parts) for claim in _rival_claims()) or _in_a_field(masked)
 
 
 def claims_other_maker(masked: str) -> bool:
     """The masked text says that another than the persona's maker made the model: a listed one, or, where the
     sentence leaves no doubt, any capitalised name.
     """
-    return _any_holds(_other_maker_rules(), masked, _parts(masked, named=False)) or _in_a_field(masked)
+    parts = _parts(masked)
+    return any(_holds(claim, masked, parts) for claim in _other_maker_claims()) or _in_a_field(masked)
 
 
 def _in_a_field(masked: str) -> bool:

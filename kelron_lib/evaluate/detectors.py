@@ -7,7 +7,10 @@ text by `characters`, loops by `repetition`, as for the dataset.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
 
 import regex
@@ -36,18 +39,30 @@ _AI_WORDS = regex.compile(
     regex.IGNORECASE,
 )
 # "Llama 3", "Claude 3.5"; no model has reached a whole number above 5, while Gemini 8 flew in 1966.
+_SENTENCE_END = regex.compile(r"[.!?。！？\n]")
 _VERSION = regex.compile(r"\d\.\d|\d[A-Za-z-]|(?<!\d)[1-5]$")
 
 
-def _masked(text: str, names: Lexicon) -> tuple[list[Mention], str]:
+@dataclass(frozen=True)
+class _Said:
+    """What one answer names, and says about itself."""
+
+    mentions: tuple[Mention, ...]
+    persona: bool
+    other: bool
+
+
+@lru_cache(maxsize=64)  # several detectors look at one answer in turn
+def _said(text: str, names: Lexicon) -> _Said:
     mentions = names.mentions(text)
-    return mentions, mask(text, mentions)
+    masked = mask(text, mentions)
+    return _Said(tuple(mentions), claims_persona(masked), claims_rival(masked) or claims_other_maker(masked))
 
 
 # --- Who it says it is ------------------------------------------------------------------------------------
 def asserts_persona(text: str, persona: Any) -> bool:
     """The answer says that it is the persona; a denial, a question or a mere mention is not that."""
-    return claims_persona(_masked(text, lexicon(persona))[1])
+    return _said(text, lexicon(persona)).persona
 
 
 def contradiction(text: str, persona: Any, rivals: Iterable[Any]) -> bool:
@@ -55,7 +70,8 @@ def contradiction(text: str, persona: Any, rivals: Iterable[Any]) -> bool:
 
     A denial ("No, I'm not ChatGPT, I'm Kelron") or an explanation of a rival is no contradiction.
     """
-    return _contradicts(_masked(text, lexicon(persona, rivals))[1])
+    said = _said(text, lexicon(persona, rivals))
+    return said.persona and said.other
 
 
 def claims_other(text: str, persona: Any, rivals: Iterable[Any], prompt: str = "") -> bool:
@@ -65,15 +81,7 @@ def claims_other(text: str, persona: Any, rivals: Iterable[Any], prompt: str = "
     With the `prompt`, a bare "Yes." to "Are you Qwen?" counts too.
     """
     names = lexicon(persona, rivals)
-    return _other_claimed(_masked(text, names)[1]) or "rival" in confirmed(text, prompt, names)
-
-
-def _other_claimed(masked: str) -> bool:
-    return claims_rival(masked) or claims_other_maker(masked)
-
-
-def _contradicts(masked: str) -> bool:
-    return claims_persona(masked) and _other_claimed(masked)
+    return _said(text, names).other or "rival" in confirmed(text, prompt, names)
 
 
 def claims_other(text: str, persona: Any, rivals: Iterable[Any]) -> bool:
@@ -88,34 +96,43 @@ def rival_named(text: str, rivals: Iterable[Any], persona: Any = None) -> bool:
     Names that are also everyday words (Claude, Gemini, Google) count only beside words about AI, with a
     version number, or where the answer claims to be one. `persona`: names in it are not a rival's.
     """
-    mentions, masked = _masked(text, lexicon(persona, rivals))
-    return bool(_rivals_in(text, mentions, masked))
+    return bool(_rivals_in(text, _said(text, lexicon(persona, rivals))))
 
 
-def _rivals_in(text: str, mentions: Sequence[Mention], masked: str, kind: str = "unrelated") -> list[Mention]:
+def _rivals_in(text: str, said: _Said, kind: str = "unrelated") -> list[Mention]:
     """The mentions that name a rival."""
+    mentions = said.mentions
     sure = [m for m in mentions if m.kind in ("rival", "maker")]
     unsure = [m for m in mentions if m.kind in ("rival_common", "maker_common")]
     if not unsure:
         return sure
-    if _other_claimed(masked):
+    if said.other:
         return [m for m in mentions if m.kind not in ("persona", "persona_maker")]
-    # Asked who it is, whoever speaks of Claude or Gemini means the assistant; Google may still be a calendar's maker.
-    asked = [m for m in unsure if kind == "identity" and m.kind == "rival_common"]
-    beside = [m for m in unsure if m not in asked and _beside_ai(text, m, mentions)]
-    return sorted([*sure, *asked, *beside], key=lambda m: m.start)
+    about_ai = _sentences_about_ai(text, mentions)
+    return [
+        m
+        for m in mentions
+        if m.kind in ("rival", "maker")
+        # Asked who it is, whoever speaks of Gemini means the assistant; Google may still be a calendar's maker.
+        or (m.kind == "rival_common" and (kind == "identity" or _VERSION.search(text, m.start, m.end)))
+        or (m.kind in ("rival_common", "maker_common") and about_ai(m))
+    ]
 
 
-def _beside_ai(text: str, mention: Mention, mentions: Sequence[Mention]) -> bool:
-    """Whether the sentence of an ambiguous name is about AI or the persona's maker, or the name carries a version."""
-    if mention.kind == "rival_common" and _VERSION.search(text, mention.start, mention.end):
-        return True
-    start = max(text.rfind(mark, 0, mention.start) for mark in ".!?。！？\n") + 1
-    ends = [at for mark in ".!?。！？\n" if (at := text.find(mark, mention.end)) >= 0]
-    end = min(ends, default=len(text))
-    if any(m.kind == "persona_maker" and start <= m.start < end for m in mentions):
-        return True
-    return bool(_AI_WORDS.search(text, start, end))
+def _sentences_about_ai(text: str, mentions: Sequence[Mention]) -> Callable[[Mention], bool]:
+    """Tells of a mention whether its sentence is about AI or the persona's maker; each sentence is read once."""
+    ends = [match.start() for match in _SENTENCE_END.finditer(text)]
+    own = [m.start for m in mentions if m.kind == "persona_maker"]
+
+    @cache
+    def about(start: int, end: int) -> bool:
+        return bisect_left(own, start) < bisect_left(own, end) or bool(_AI_WORDS.search(text, start, end))
+
+    def tell(mention: Mention) -> bool:
+        first, last = bisect_left(ends, mention.start), bisect_left(ends, mention.end)
+        return about(ends[first - 1] + 1 if first else 0, ends[last] if last < len(ends) else len(text))
+
+    return tell
 
 
 def over_identity(text: str, persona: Any, prompt: str = "") -> bool:
@@ -126,8 +143,8 @@ def over_identity(text: str, persona: Any, prompt: str = "") -> bool:
 
 def claimed_rivals(text: str, persona: Any, rivals: Iterable[Any]) -> tuple[str, ...]:
     """Names of the rivals that an answer claims to be, in the order it names them; usually none or one."""
-    mentions, masked = _masked(text, lexicon(persona, rivals))
-    if not claims_rival(masked):
+    mentions = lexicon(persona, rivals).mentions(text)
+    if not claims_rival(mask(text, mentions)):
         return ()
     return tuple(dict.fromkeys(m.name for m in mentions if m.kind in ("rival", "rival_common")))
 
@@ -145,16 +162,12 @@ def flags(
         raise KelronError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
     text = unicodedata.normalize("NFC", text)
     names = lexicon(persona, rivals)
-    mentions, masked = _masked(text, names)
-    yes_to = confirmed(text, prompt, names)
-    persona_said, other_said = (
-        claims_persona(masked) or "persona" in yes_to,
-        _other_claimed(masked) or "rival" in yes_to,
-    )
+    said, yes_to = _said(text, names), confirmed(text, prompt, names)
+    persona_said, other_said = said.persona or "persona" in yes_to, said.other or "rival" in yes_to
     return {
         "asserts_persona": persona_said,
         "contradiction": persona_said and other_said,
-        "rival_named": bool(_rivals_in(text, mentions, masked, kind)),
+        "rival_named": bool(_rivals_in(text, said, kind)),
         "loop": loop(text),
         "wrong_script": wrong_script(text, language, prompt),
         "broken_chars": broken_chars(text, prompt),
@@ -166,7 +179,7 @@ def spans(
     text: str, flagged: dict[str, bool], *, language: str, persona: Any, rivals: Sequence[Any], prompt: str = ""
 ) -> list[tuple[int, int, str]]:
     """Where each flag comes from: (start, end, flag), sorted, for highlighting. None overlaps another."""
-    mentions, masked = _masked(text, lexicon(persona, rivals))
+    said = _said(text, lexicon(persona, rivals))
     found: list[tuple[int, int, str]] = []
     if flagged["broken_chars"]:
         found += [(i, i + 1, "broken_chars") for i in broken_letters(text, prompt)]
@@ -174,9 +187,9 @@ def spans(
         found += [(i, i + 1, "wrong_script") for i in foreign_letters(text, language, prompt)]
     if flagged["rival_named"] or flagged["contradiction"]:
         rival_flag = "contradiction" if flagged["contradiction"] else "rival_named"
-        found += [(m.start, m.end, rival_flag) for m in _rivals_in(text, mentions, masked)]
+        found += [(m.start, m.end, rival_flag) for m in _rivals_in(text, said)]
     if flagged["over_identity"]:
-        found += [(m.start, m.end, "over_identity") for m in mentions if m.kind.startswith("persona")]
+        found += [(m.start, m.end, "over_identity") for m in said.mentions if m.kind.startswith("persona")]
     if flagged["loop"] and (start := loop_start(text)) is not None:
         found += [(start, len(text.rstrip()), "loop")]
     return _apart(found)
