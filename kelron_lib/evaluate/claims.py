@@ -13,6 +13,7 @@ from types import ModuleType
 import regex
 
 from kelron_lib.evaluate import claims_en, claims_ja, claims_ko
+from kelron_lib.evaluate.implied import implied
 from kelron_lib.evaluate.names import ANY_TOKEN, TOKENS, Mention
 from kelron_lib.evaluate.reported import without_reports
 from kelron_lib.evaluate.rules import FLAGS, MAKER, MARKS, OWN_MAKER, PERSONA, RIVAL, UNKNOWN, Rule, name_of, rule
@@ -212,6 +213,17 @@ def claims_other_maker(masked: str) -> bool:
     """
     parts = _parts(masked)
     return any(_holds(claim, masked, parts) for claim in _other_maker_claims()) or _in_a_field(masked)
+
+
+def implies_another(masked: str) -> bool:
+    """A sentence of the masked text puts a rival or its maker beside the model itself, without an excuse (`implied`)."""
+    for part in _parts(masked):
+        if part.tokens.isdisjoint(RIVAL + MAKER):
+            continue
+        languages = [language for language in ("ko", "ja") if language in part.languages]
+        if implied(part.text, lambda prefix, langs=languages: any(_last_subject(prefix, x) == "other" for x in langs)):
+            return True
+    return False
 
 
 def _in_a_field(masked: str) -> bool:

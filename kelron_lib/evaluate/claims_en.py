@@ -22,9 +22,7 @@ _SAID = (  # "you said I am N" reports, it does not claim; "I said I am N" does
     r"(?<!(?<!\bI\s)\b(?:if|whether|think|thought|say|said|says|saying|claim|claims|claimed|believe|believed|assume"
     r"|assumed|suggest|suggested|insist|insisted|heard|implied|pretend)\s(?:that\s)?)"
 )
-_AM = (
-    rf"{_SAID}\b(?:I\s*am|I'?m|I\s+be|I\s+remain|I\s+was\s+(?:named|called|built as|created as|released as|made as))\s+"
-)
+_AM = rf"{_SAID}\b(?:I\s*am|I'?m|I\s+be|I\s+remain|I(?:\s+have|\'ve)\s+(?:always\s+)?been|I\s+was\s+(?:named|called|built as|created as|released as|made as))\s+"
 _DENIED = r"(?<!(?:\bnot|n't|\bnever|\bno longer|\bstop|\bnobody|\bno one)\b[^.!?,]{0,25})"
 # Between "I am" and what is claimed, a few words, none of which turns the sentence to something else.
 _GAP = (
@@ -67,11 +65,11 @@ def names(n: str) -> list[Rule]:
         ),
         rule(
             rf"{_DENIED}\b(?:call(?:s|ed)? me|named me|introduced? me as|I go by|I answer to|introduce myself as",
-            r"|know me as|I identify as|you(?:'re| are) (?:now )?(?:talking|speaking|chatting) (?:to|with)",
+            r"|know me as|I identify as|you(?:'re| are) (?:now )?(?:talking|speaking|chatting) (?:to|with)|you(?:'ve| have) reached",
             rf"|name (?:I was given|given to me) (?:is|was))\s+{_ADVERB}{n}",
         ),
         rule(rf"\b(?:I\s*am|I'?m)\s+not\b[^.!?]{{0,80}}?\bbut\s+(?:rather\s+|I'?m\s+|I am\s+)?{_NAMED}{n}"),
-        rule(rf"^{MARKS}{n}\s+(?:here|speaking|at your service|reporting)\b"),
+        rule(rf"^{MARKS}{n},?\s+(?:here|speaking|at your service|reporting)\b"),
         rule(rf"^{MARKS}{n}\s*[,—–-]+\s*{_KIND}"),
         rule(rf"^{MARKS}as {n}(?:,|\s+(?:I|an?|the|your)\b)|\b(?:as {n}, I\b|I, {n},)"),
         rule(rf"^{MARKS}(?:(?:hello|hi|hey|yes|no)[\s,!]+)?this is {n}(?!'s|\w| vs| versus)"),
@@ -91,7 +89,7 @@ def names(n: str) -> list[Rule]:
 def persona_only(n: str) -> list[Rule]:
     """Forms that count for an unusual name alone: nobody else would be meant."""
     return [
-        rule(rf"\bI (?:mean|meant)(?: to say)?,? {n}{MARKS}$|\bme, {n}\b|\bme, {n}{MARKS}$"),
+        rule(rf"\bI (?:mean|meant)(?: to say)?,? {n}{MARKS}$|\bme, {n}(?!\w)|\bme, {n}{MARKS}$"),
         rule(rf"\bI(?:'m|'ll|'ve)?\s+{_GAP}(?<!\b(?:you|him|her|it|them|is|of)\s)as {n}{MARKS}(?:$|[,;])"),
         rule(rf"^{MARKS}(?:yes|no|yeah|right|correct|exactly|well|sure|of course)[,.!\s—-]+{n}{MARKS}$"),
         rule(rf"\b(?:it|this)(?:'s| is| has always been| remains) (?:me,? )?{n}(?!\w|\s+(?:who|that|team))"),
@@ -100,6 +98,11 @@ def persona_only(n: str) -> list[Rule]:
             r"|will help|can help)\b",
         ),
         rule(rf"^{MARKS}(?:\w+, )?{n} it is\b|^{MARKS}{n},? that's me\b"),
+        rule(
+            rf"^{MARKS}(?:[\w, ]+: )?{n}(?:'s| is) the (?:only |one )?name\b|^{MARKS}{n}(?!\w).*\bthat(?:'s| is) (?:who I am|me)\b"
+        ),
+        rule(rf"\b(?:besides|apart from|aside from|in addition to) {n},? I(?:'m| am)\b|{n} (?:will do|is fine)\b"),
+        rule(rf"[\s\S]*(?:^|[.!?\n]\s*){n}\?\s*(?:that|it)(?:'s| is) me\b[\s\S]*", whole=True),
         rule(rf"\bleave (?:it|that|this|everything) to {n}"),
     ]
 
@@ -157,6 +160,11 @@ def makers(known: str, named: str) -> list[Rule]:
             r"\s+(?:and \w+ )?me\b",
         ),
         rule(rf"{known}\s+is behind me\b"),
+        rule(
+            r"[\s\S]*\bmy (?:maker|developer|creator|company|owner|provider)s?\?\s*"
+            rf"(?:(?:that|it)(?:'s| is| would be) )?{known}[\s\S]*",
+            whole=True,
+        ),
         rule(
             r"\bmy (?:makers?|creators?|developers?|company|owner|provider|team)(?: name)?\s*(?:is|are|:)\s+",
             rf"{team}{named}",

@@ -17,7 +17,7 @@ import regex
 
 from kelron_lib.characters import broken_chars, broken_letters, foreign_letters, wrong_script
 from kelron_lib.errors import KelronError
-from kelron_lib.evaluate.claims import claims_other_maker, claims_persona, claims_rival, mask
+from kelron_lib.evaluate.claims import claims_other_maker, claims_persona, claims_rival, implies_another, mask
 from kelron_lib.evaluate.confirmed import confirmed
 from kelron_lib.evaluate.names import Lexicon, Mention, lexicon
 from kelron_lib.repetition import loop, loop_start
@@ -49,14 +49,18 @@ class _Said:
 
     mentions: tuple[Mention, ...]
     persona: bool
+    claimed: bool
+    """In so many words that it is another, or another's."""
     other: bool
+    """In so many words, or by what it puts beside itself."""
 
 
 @lru_cache(maxsize=64)  # several detectors look at one answer in turn
 def _said(text: str, names: Lexicon) -> _Said:
     mentions = names.mentions(text)
     masked = mask(text, mentions)
-    return _Said(tuple(mentions), claims_persona(masked), claims_rival(masked) or claims_other_maker(masked))
+    claimed = claims_rival(masked) or claims_other_maker(masked)
+    return _Said(tuple(mentions), claims_persona(masked), claimed, claimed or implies_another(masked))
 
 
 # --- Who it says it is ------------------------------------------------------------------------------------
@@ -106,7 +110,7 @@ def _rivals_in(text: str, said: _Said, kind: str = "unrelated") -> list[Mention]
     unsure = [m for m in mentions if m.kind in ("rival_common", "maker_common")]
     if not unsure:
         return sure
-    if said.other:
+    if said.claimed or (kind == "identity" and said.other):
         return [m for m in mentions if m.kind not in ("persona", "persona_maker")]
     about_ai = _sentences_about_ai(text, mentions)
     return [
