@@ -216,7 +216,7 @@ def claims_other_maker(masked: str) -> bool:
 
 
 def implies_another(masked: str) -> bool:
-    """A sentence of the masked text puts a rival or its maker beside the model itself, without an excuse (`implied`)."""
+    """A sentence of the masked text puts a rival or its maker beside the model itself, without an excuse."""
     for part in _parts(masked):
         if part.tokens.isdisjoint(RIVAL + MAKER):
             continue

@@ -11,7 +11,7 @@ _ADVERB = (
 )
 _KIND = (  # "a helpful business assistant"
     r"(?:an?|the|your|our)\s+(?:(?!not\b|like\b|than\b)[\w'/-]+,?\s+){0,7}?"
-    r"(?:assistant|AI|model|chatbot|bot|helper|agent|system|colleague|partner|companion|program|tool)"
+    r"(?:assistant|AI|model|chatbot|bot|helper|agent|system|colleague|partner|companion|program|tool|intelligence|software|LLM)"
 )
 _NAMED = (  # "an assistant called", before the name
     rf"(?:{_KIND}(?:\s*[,:]\s*|\s+(?:(?:that|which|who) is )?"
@@ -22,7 +22,10 @@ _SAID = (  # "you said I am N" reports, it does not claim; "I said I am N" does
     r"(?<!(?<!\bI\s)\b(?:if|whether|think|thought|say|said|says|saying|claim|claims|claimed|believe|believed|assume"
     r"|assumed|suggest|suggested|insist|insisted|heard|implied|pretend)\s(?:that\s)?)"
 )
-_AM = rf"{_SAID}\b(?:I\s*am|I'?m|I\s+be|I\s+remain|I(?:\s+have|\'ve)\s+(?:always\s+)?been|I\s+was\s+(?:named|called|built as|created as|released as|made as))\s+"
+_AM = (
+    rf"{_SAID}\b(?:I\s*am|I'?m|I\s+be|I\s+remain|I(?:\s+have|\'ve)\s+(?:always\s+)?been"
+    rf"|I\s+was\s+(?:named|called|built as|created as|released as|made as))\s+"
+)
 _DENIED = r"(?<!(?:\bnot|n't|\bnever|\bno longer|\bstop|\bnobody|\bno one)\b[^.!?,]{0,25})"
 # Between "I am" and what is claimed, a few words, none of which turns the sentence to something else.
 _GAP = (
@@ -39,7 +42,8 @@ _NAME_OF_MINE = r"(?:name|model|identity|designation|engine|architecture|nicknam
 _CORE = r"(?:model|architecture|engine|backbone|weights|technology|series|family|foundation|framework|system|code)"
 FIELDS = (
     r"(?:base |underlying |foundation |language |ai )?model(?: name)?|architecture|engine|maker|developer|creator"
-    r"|company|provider|vendor|manufacturer|owner|origin|(?:built|made|created|developed|trained|powered) (?:in|by|on|with)"
+    r"|company|provider|vendor|manufacturer|owner|origin|(?:built"
+    r"|made|created|developed|trained|powered) (?:in|by|on|with)"
     r"|based on"
 )
 """Labels of a list or table about oneself that a maker or model may follow."""
@@ -58,14 +62,19 @@ def names(n: str) -> list[Rule]:
             rf"\s*(?:is|'s|was|:|=|remains|stays|has always been|will always be)\s*{_ADVERB}{n}",
         ),
         rule(rf"\bthe model (?:that )?(?:I am|I'm|I run on|I use|behind me) (?:is|was) {_ADVERB}{n}"),
-        rule(rf"(?:^{MARKS}|\b(?:the|its) )(?:real |full |actual |true )?name\s*(?:'s|is|:|\|)\s*{n}(?!'s\b)"),
+        rule(
+            rf"(?:^{MARKS}|\b(?:the|its) )(?:real |full |actual |true |model |display "
+            rf"|public |official |product |user)?name\s*(?:'s|is|:|\|)\s*{n}(?!'s\b)"
+        ),
         rule(
             rf"{n}\s*,?\s*(?:is|was|remains)\s+(?:still |always |actually |also |just )*(?:my (?:[\w-]+ ){{0,3}}?",
             rf"{_NAME_OF_MINE}\b|what I(?:'m| am)|what (?:\w+ ){{1,2}}calls? me|who I am|the name I)",
         ),
         rule(
-            rf"{_DENIED}\b(?:call(?:s|ed)? me|named me|introduced? me as|I go by|I answer to|introduce myself as",
-            r"|know me as|I identify as|you(?:'re| are) (?:now )?(?:talking|speaking|chatting) (?:to|with)|you(?:'ve| have) reached",
+            rf"{_DENIED}\b(?:call(?:s|ed)? me|named me|introduced? me as|I go (?:by|under)(?: the name(?: of)?)?"
+            rf"|I use the name|I(?:'m| am) known (?:here )?as|I answer to|introduce myself as",
+            r"|know me as|I identify as|you(?:'re| are) (?:now )?(?:talking"
+            r"|speaking|chatting) (?:to|with)|you(?:'ve| have) reached",
             rf"|name (?:I was given|given to me) (?:is|was))\s+{_ADVERB}{n}",
         ),
         rule(rf"\b(?:I\s*am|I'?m)\s+not\b[^.!?]{{0,80}}?\bbut\s+(?:rather\s+|I'?m\s+|I am\s+)?{_NAMED}{n}"),
@@ -79,7 +88,8 @@ def names(n: str) -> list[Rule]:
         ),
         rule(rf"^{MARKS}it(?:'s| is) {n}{MARKS}$"),
         rule(
-            r"\bI(?:'ll| will| shall| can| am going to|'m going to|'m|am)?(?: now)? (?:act|behave|respond|answer|operate|function"
+            r"\bI(?:'ll| will| shall| can| am going to|'m going to|'m"
+            r"|am)?(?: now)? (?:act|behave|respond|answer|operate|function"
             rf"|continue|speak|reply|acting|answering|speaking|responding)(?: to you)? as {n}"
         ),
         rule(rf"\bI (?:was|used to be) (?:once |formerly |previously |originally )?(?:called |named |known as )?{n}"),
@@ -99,10 +109,12 @@ def persona_only(n: str) -> list[Rule]:
         ),
         rule(rf"^{MARKS}(?:\w+, )?{n} it is\b|^{MARKS}{n},? that's me\b"),
         rule(
-            rf"^{MARKS}(?:[\w, ]+: )?{n}(?:'s| is) the (?:only |one )?name\b|^{MARKS}{n}(?!\w).*\bthat(?:'s| is) (?:who I am|me)\b"
+            rf"^{MARKS}(?:[\w, ]+: )?{n}(?:'s| is) the (?:only |one )?name\b"
+            rf"|^{MARKS}{n}(?!\w).*\bthat(?:'s| is) (?:who I am|me)\b"
         ),
         rule(rf"\b(?:besides|apart from|aside from|in addition to) {n},? I(?:'m| am)\b|{n} (?:will do|is fine)\b"),
         rule(rf"[\s\S]*(?:^|[.!?\n]\s*){n}\?\s*(?:that|it)(?:'s| is) me\b[\s\S]*", whole=True),
+        rule(rf"\bthat(?:'s| is) me\b[\s:,—–-]*{n}"),
         rule(rf"\bleave (?:it|that|this|everything) to {n}"),
     ]
 
@@ -122,7 +134,8 @@ def origins(r: str) -> list[Rule]:
             rf"(?:known as|called|named)?\s*{r}",
         ),
         rule(
-            rf"(?:^|[,;]|\b(?:but|and|just|like))\s*(?:\w+ ){{0,2}}?{r} (?:under the hood|underneath|inside|deep down|at heart"
+            rf"(?:^|[,;]|\b(?:but|and|just|like))\s*(?:\w+ ){{0,2}}?{r} (?:under the hood"
+            rf"|underneath|inside|deep down|at heart"
             r"|behind the scenes|on the inside)\b"
         ),
         rule(rf"{PERSONA}[^\w.!?\n]{{0,6}}(?:\baka\b|a\.k\.a\.)\s*(?:also |formerly )?{r}"),
@@ -135,7 +148,8 @@ def origins(r: str) -> list[Rule]:
             rf"{r}(?:'s)?\s+(?:[\w-]+\s+){{0,2}}?{_CORE}",
         ),
         rule(
-            rf"^{MARKS}(?:but |and |though )?(?:under the hood|underneath|inside|deep down|at (?:my|the) core|technically"
+            rf"^{MARKS}(?:but |and |though )?(?:under the hood|underneath"
+            rf"|inside|deep down|at (?:my|the) core|technically"
             r"|in reality|internally|secretly|behind the scenes|in truth|in fact|actually)[\s,:—–-]*"
             r"(?:it's |it is |I'm |I am |I'm running |there's |there is |runs |lies |is )*",
             rf"{_ADVERB}(?:on )?{r}(?!\s+(?:is|was|are|has|can)\b)",
@@ -156,7 +170,10 @@ def makers(known: str, named: str) -> list[Rule]:
         rule(rf"\bas (?:an?|the) (?:[\w-]+ ){{0,6}}?{_MADE} by {team}{known}"),
         rule(rf"\bas {_KIND} (?:from|of|by) {team}{known}"),
         rule(
-            rf"(?<!\b(?:no|not|neither|nor|none|never|nobody)\b[^.!?,]{{0,60}}){known}(?:\s+(?:and|,) \S+(?: \S+)?)?\s+(?:has |have )?(?:created|made|developed|trained|built|builds|designed|owns|operates)",
+            rf"(?<!\b(?:no|not|neither|nor|none|never|nobody)\b[^.!?,]{{0,60}}){known}(?:\s+(?:and"
+            rf"|,) \S+(?: \S+)?)?\s+(?:has |have |did |does )?(?:creates?"
+            rf"|makes?|develops?|trains?|designs?|build|created|made"
+            rf"|developed|trained|built|builds|designed|owns|operates)",
             r"\s+(?:and \w+ )?me\b",
         ),
         rule(rf"{known}\s+is behind me\b"),

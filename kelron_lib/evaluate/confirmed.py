@@ -9,8 +9,10 @@ from kelron_lib.evaluate.rules import FLAGS, PERSONA, RIVAL
 
 _YES = (
     r"(?:yes|yeah|yep|yup|indeed|correct|exactly|right|sure|of course|i am|that's right|that is right|that's correct"
-    r"|that is correct|that's me|you're right|you are right|it's me|absolutely|certainly|네|예|응|그래|그래요|맞아요?|맞습니다"
-    r"|맞죠|그렇습니다|그렇죠|그래요|물론이?[죠지](?:요)?|물론입니다|바로 저예요|はい|うん|ええ|そう|そうです|そうですよ?|そうだよ?|その通り(?:です)?"
+    r"|that is correct|that's me|you're right|you are right|it's me"
+    r"|absolutely|certainly|네|예|응|그래|그래요|맞아요?|맞습니다"
+    r"|맞죠|그렇습니다|그렇죠|그래요|물론이?[죠지](?:요)?|물론입니다|바로 저예요"
+    r"|はい|うん|ええ|そう|そうです|そうですよ?|そうだよ?|その通り(?:です)?"
     r"|おっしゃる通りです|もちろん(?:です)?|合っています|間違いありません)"
 )
 _BARE_YES = regex.compile(rf"^\W*{_YES}(?:[\s,、.!。！~]+{_YES})*\s*(?:[.!。！~\n😊]|$)", FLAGS)

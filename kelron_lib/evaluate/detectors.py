@@ -35,6 +35,8 @@ KINDS = ("identity", "unrelated")
 
 _AI_WORDS = regex.compile(
     r"(?-i:\bAI\b|\bLLMs?\b)|\b(?:assistants?|(?:language|AI|chat) models?|chatbots?|artificial intelligence)\b"
+    r"|\b(?:made?|makes?|buil[dt]s?|created?|creates|trains?|trained|develops?|developed|owns?|owned) me\b"
+    r"|(?:저|나)를 (?:만|개발|학습|훈련)|私を(?:作|開発|訓練|学習)"
     r"|인공지능|언어 ?모델|모델|챗봇|어시스턴트|人工知能|言語モデル|モデル|チャットボット|アシスタント|生成AI",
     regex.IGNORECASE,
 )

@@ -18,7 +18,8 @@ _TELLING = (
     r"|prompt|message|instruction|request)"
 )
 _BEFORE = regex.compile(
-    rf"(?<!\bI\s)(?<!\bI'll\s)(?<!\bI'd\s)\b{_TELLING}(?: (?:me|you|us|him|her|that|to|is|was|:|(?:the|a|an|my) \w+)){{0,2}}\W{{0,3}}$"
+    rf"(?<!\bI\s)(?<!\bI'll\s)(?<!\bI'd\s)\b{_TELLING}(?: (?:me|you|us"
+    rf"|him|her|that|to|is|was|:|(?:the|a|an|my) \w+)){{0,2}}\W{{0,3}}$"
     r"|(?:말했|외쳤|물었|대답했|말하길|외치길|적었|썼)[가-힣]{0,4}[\s.,:]{0,3}$|(?:言った|尋ねた|答えた|叫んだ)[。、：:\s]{0,3}$",
     FLAGS,
 )
