@@ -38,6 +38,8 @@ _NOTHING = regex.compile(  # "사실은 M의", "でも本当はMが作った"
     + "|".join((claims_ko.FILLER, claims_ja.FILLER))
     + rf")[\s,、.…]*)*(?:[{MAKER}](?:\s?(?:의|에서|이|가|사의|の|が|社の|製の|によって)(?:\s?[^\s、,]{{2,6}})?\s?)?)?$"
 )
+_CLAUSE_END = regex.compile(r"(?:けど|けれども?|[すだ]が|ので|から)、")
+"""Where the subject of a Japanese clause stops being the next one's."""
 _BEFORE = 300
 """Characters before a sentence without a subject in which its subject is looked for."""
 
@@ -157,7 +159,9 @@ def _last_subject(text: str, language: str) -> str:
     own, other = _subjects(language)
     last_own = max((match.end() for match in own.finditer(text)), default=-1)
     last_other = max((match.end() for match in other.finditer(text)), default=-1)
-    return "" if last_own == last_other == -1 else "own" if last_own >= last_other else "other"
+    if last_own >= last_other:
+        return "own" if last_own >= 0 else ""
+    return "" if _CLAUSE_END.search(text, last_other) else "other"
 
 
 def _about_itself(prefix: str, before: str, subject: str) -> bool:

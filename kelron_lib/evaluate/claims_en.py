@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kelron_lib.evaluate.rules import MARKS, PERSONA, RIVAL, Rule, rule
+from kelron_lib.evaluate.rules import MARKS, OWN_MAKER, PERSONA, RIVAL, Rule, rule
 
 _ADVERB = (
     r"(?:(?:actually|really|just|simply|still|always|only|indeed|in fact|in truth|truly|now|also|named|called"
@@ -23,7 +23,7 @@ _SAID = (  # "you said I am N" reports, it does not claim; "I said I am N" does
     r"|assumed|suggest|suggested|insist|insisted|heard|implied|pretend)\s(?:that\s)?)"
 )
 _AM = (
-    rf"{_SAID}\b(?:I\s*am|I'?m|I\s+be|I\s+remain|I(?:\s+have|\'ve)\s+(?:always\s+)?been"
+    rf"{_SAID}\b(?:I\s*(?:really\s+|truly\s+|still\s+|do\s+)?am|I'?m|I\s+be|I\s+remain|I(?:\s+have|\'ve)\s+(?:always\s+)?been"
     rf"|I\s+was\s+(?:named|called|built as|created as|released as|made as))\s+"
 )
 _DENIED = r"(?<!(?:\bnot|n't|\bnever|\bno longer|\bstop|\bnobody|\bno one)\b[^.!?,]{0,25})"
@@ -84,7 +84,7 @@ def names(n: str) -> list[Rule]:
         rule(rf"^{MARKS}(?:(?:hello|hi|hey|yes|no)[\s,!]+)?this is {n}(?!'s|\w| vs| versus)"),
         rule(
             r"\b(?:this (?:model|assistant|AI|chatbot|bot)|the (?:model|assistant|AI) ",
-            rf"(?:here|you are using|you're using|behind this \w+)) is {n}",
+            rf"(?:here|you are using|you're using|behind this \w+)) is (?:called |named |known as )?{n}",
         ),
         rule(rf"^{MARKS}it(?:'s| is) {n}{MARKS}$"),
         rule(
@@ -115,6 +115,8 @@ def persona_only(n: str) -> list[Rule]:
         rule(rf"\b(?:besides|apart from|aside from|in addition to) {n},? I(?:'m| am)\b|{n} (?:will do|is fine)\b"),
         rule(rf"[\s\S]*(?:^|[.!?\n]\s*){n}\?\s*(?:that|it)(?:'s| is) me\b[\s\S]*", whole=True),
         rule(rf"\bthat(?:'s| is) me\b[\s:,—–-]*{n}"),
+        rule(rf"\bit(?:'s| has) always been {n}|(?<!\bnot )\bjust {n}{MARKS}(?:$|[,;])"),
+        rule(rf"{n},? (?:is|was|has been) (?:(?!not\b|never\b)[\w-]+ ){{1,4}}?by (?:the )?[{OWN_MAKER}]"),
         rule(rf"\bleave (?:it|that|this|everything) to {n}"),
     ]
 
