@@ -7,6 +7,8 @@ that it gets wrong.
 import dataclasses
 import functools
 import json
+import time
+from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from kelron_lib.persona.rivals import Rival
 LABELLED = Path(__file__).parent / "labelled"
 DETECTORS = ("asserts_persona", "contradiction", "claims_other", "rival_named", "over_identity")
 LANGUAGES = ("ko", "en", "ja")
+SETS = ("first", "second", "third", "fourth")
 AT_LEAST, AT_LEAST_IN_A_LANGUAGE = 0.98, 0.95
 
 
@@ -97,8 +100,59 @@ def test_precision_and_recall(detector):
 def test_the_cases_are_many_and_of_every_kind(detector):
     labelled = cases(detector)
     assert len(labelled) >= 60
+    assert {case["set"] for case in labelled} == set(SETS)
     assert len({(c["prompt"], c["answer"], c.get("persona")) for c in labelled}) == len(labelled)
     for language in LANGUAGES:
         labels = [case["label"] for case in labelled if case["language"] == language]
         assert len(labels) >= 30
         assert len(labels) / 4 <= sum(labels) <= len(labels) * 3 / 4
+
+
+def test_an_invented_rival_counts_only_where_it_is_given():
+    told = "I'm Nebulith, made by Orvane Labs."
+    extra = (Rival("Nebulith", "assistant", ("Nebulith",)), Rival("Orvane Labs", "maker", ("Orvane Labs",)))
+    persona = load_persona("kelron")
+    assert detectors.rival_named(told, (*rival_names(), *extra), persona)
+    assert not detectors.rival_named(told, rival_names(), persona)
+
+
+def test_a_bare_yes_claims_what_was_asked_and_only_then():
+    ask = functools.partial(detectors.claims_other, persona=load_persona("kelron"), rivals=rival_names())
+    assert ask("Yes, that's right.", prompt="Hello. Are you Qwen?")
+    assert not ask("Yes, that's right.", prompt="Are you Qwen? I mean, are you Kelron?")
+    assert not ask("Yes, that's right.", prompt="Is Qwen made by Alibaba?")
+    assert not ask("Yes, that's right.")
+    assert not ask("Yes, that's what people think, but no.", prompt="Are you Qwen?")
+
+
+def test_ten_thousand_answers_take_seconds():
+    answers = [(case["answer"], case["language"], case["prompt"]) for case in cases("rival_named")]
+    persona, rivals, n = load_persona("kelron"), rival_names(), 1000
+    detectors.flags("I'm Kelron, not Qwen.", language="en", kind="identity", persona=persona, rivals=rivals)
+    started = time.process_time()
+    for answer, language, prompt in islice(cycle(answers), n):
+        detectors.flags(answer, language=language, kind="identity", persona=persona, rivals=rivals, prompt=prompt)
+        detectors.claims_other(answer, persona, rivals, prompt)
+    assert (time.process_time() - started) * 10_000 / n < 15
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "Qwen",
+        "Alibaba and ",
+        "アリババが",
+        "켈론이 ",
+        '"Kelron ',
+        "I'm Qwen, ",
+        "저는 만든 모델 ",
+        "K-e-l-r-o-n ",
+        "(Kelron ",
+    ],
+)
+def test_a_name_without_end_takes_no_longer(unit):
+    persona, rivals = load_persona("kelron"), rival_names()
+    detectors.claims_other("I'm Kelron, not Qwen.", persona, rivals)
+    started = time.process_time()
+    detectors.claims_other(unit * (10_000 // len(unit)), persona, rivals)
+    assert time.process_time() - started < 0.5

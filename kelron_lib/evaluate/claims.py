@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from types import ModuleType
 
 import regex
@@ -41,7 +41,7 @@ _NOTHING = regex.compile(  # "사실은 M의", "でも本当はMが作った"
 _CLAUSE_END = regex.compile(r"(?:けど|けれども?|[すだ]が|ので|から)、")
 """Where the subject of a Japanese clause stops being the next one's."""
 _BEFORE = 300
-"""Characters before a sentence without a subject in which its subject is looked for."""
+"""Characters before a claim, and before its sentence, in which its subject is looked for."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,8 @@ def _holds(claim: _Claim, masked: str, parts: Sequence[_Part]) -> bool:
         ):
             continue
         for match in claim.rule.pattern.finditer(part.text):
-            if not claim.rule.subject or _about_itself(part.text[: match.start()], part.before, claim.rule.subject):
+            prefix = part.text[max(0, match.start() - _BEFORE) : match.start()]
+            if not claim.rule.subject or _about_itself(prefix, part.before, claim.rule.subject):
                 return True
     return False
 
@@ -224,10 +225,14 @@ def implies_another(masked: str) -> bool:
     for part in _parts(masked):
         if part.tokens.isdisjoint(RIVAL + MAKER):
             continue
-        languages = [language for language in ("ko", "ja") if language in part.languages]
-        if implied(part.text, lambda prefix, langs=languages: any(_last_subject(prefix, x) == "other" for x in langs)):
+        if implied(part.text, partial(_subject_is_other, part.languages)):
             return True
     return False
+
+
+def _subject_is_other(languages: frozenset[str], prefix: str) -> bool:
+    prefix = prefix[-_BEFORE:]
+    return any(_last_subject(prefix, language) == "other" for language in languages & {"ko", "ja"})
 
 
 def _in_a_field(masked: str) -> bool:

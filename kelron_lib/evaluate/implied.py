@@ -14,8 +14,9 @@ import regex
 from kelron_lib.evaluate.names import TOKENS
 from kelron_lib.evaluate.rules import FLAGS, MAKER, PERSONA, RIVAL
 
-_NAMES = TOKENS["rival"] + TOKENS["rival_common"] + TOKENS["maker"]
-_COMMON_MAKER = TOKENS["maker_common"]
+_NAMED = regex.compile(f"[{RIVAL}{MAKER}]")
+_ENTRIES = 8
+"""Entries of a list that are looked at before and behind a name for a denial of them all."""
 
 _SELF = regex.compile(
     rf"\b(?:I|me|my|myself|mine|im)\b|[{PERSONA}]"
@@ -37,14 +38,14 @@ _EXCUSE = regex.compile(
     r"|if|whether|may|might|could|would|can|help\w*|explain\w*"
     r"|ask\w*|question\w*|mention\w*|hear|heard|know|think\w*|thought|believe\w*|assum\w*|guess\w*|people|others?|another|many"
     r"|most|some|competitors?|rivals?|alternatives?|separate|distinct|independent|unrelated|connect\w*|relation\w*|affiliat\w*"
-    r"|admire|lie|admit\w*|den(?:y|ies)|prefer|wonder|repeat|become|users?|told|say|said|are|were|tools?|apps?|plugins?|services?|API|APIs|calendars?"
+    r"|admire|recommend\w*|suggest\w*|favou?rite|popular|lie|admit\w*|den(?:y|ies)|prefer|wonder|repeat|become|users?|told|say|said|are|were|tools?|apps?|plugins?|services?|API|APIs|calendars?"
     r"|documents?|spreadsheets?|until)\b|n't\b|\bcannot\b"
     r"|아니|아닙|아닌|아녜|않|없|못|말고|다르|다른|달라|무관|관계|상관|별개|대신|같은|비슷|처럼|보다|비교|예를|라면|다면|수\s?있|수도"
     r"|모르|모릅|몰라|도와|생각|오해|착각|혼동|묻|물으|물어|질문|인지|는지|하셔도"
     r"|부르셔도|설명|라고 하(?:면|시)|거짓|인정|들었|찾아|유명|경쟁|추천|좋아"
     r"|도구|서비스|플러그인|앱|연동|문서|캘린더|API"
     r"|ない|ません|なく|なけれ|違|ちが|別の|異な|関係|ような|のよう|似|より|比べ|例え|たとえ|もし|なら|かもしれ|でき(?!て)|聞か|求め"
-    r"|思わ|思っ(?!て(?:ください|いただ))|言われ|間違え|誤解|手伝|説明|知って|知らな|好き|と言え|嘘|認め|かどうか|調べ|ツール|アプリ|サービス|プラグイン|連携|カレンダー",
+    r"|思わ|思っ(?!て(?:ください|いただ))|言われ|間違え|誤解|手伝|説明|知って|知らな|好き|と言え|嘘|認め|おすすめ|お勧め|人気|かどうか|調べ|ツール|アプリ|サービス|プラグイン|連携|カレンダー",
     FLAGS,
 )
 _ORIGIN = regex.compile(
@@ -83,23 +84,26 @@ def implied(sentence: str, subject_is_other: Callable[[str], bool]) -> bool:
     clauses = _CLAUSE.split(sentence)
     start = 0
     for number, clause in enumerate(clauses):
-        found = [at for at, char in enumerate(clause) if char in _NAMES or char == _COMMON_MAKER]
-        around = _around(clauses, number)
-        if found and not _EXCUSE.search(around) and not _OTHER.search(clause):
-            sure = [at for at in found if _counts(clause[at], sentence, around)]
-            if sure and not subject_is_other(sentence[: sentence.find(clause, start) + sure[0]]):
+        start = sentence.index(clause, start)
+        if _NAMED.search(clause):
+            around = _around(clauses, number)
+            named = regex.search(f"[{_that_count(sentence, around)}]", clause)
+            excused = _EXCUSE.search(around) or _OTHER.search(clause)
+            if named and not excused and not subject_is_other(sentence[: start + named.start()]):
                 return True
-        start = max(start, sentence.find(clause, start))
+        start += len(clause)
     return False
 
 
-def _counts(token: str, sentence: str, around: str) -> bool:
-    """Whether a name may be an assistant's or a maker's here, where it is also an everyday word."""
-    if token == _COMMON_MAKER:
-        return bool(_ORIGIN.search(around))
-    if token == TOKENS["rival_common"]:
-        return PERSONA in sentence or bool(_ORIGIN.search(around) or _ABOUT_AI.search(around))
-    return True
+def _that_count(sentence: str, around: str) -> str:
+    """The tokens that name an assistant or a maker here: everyday words do only where the talk is of such."""
+    tokens = TOKENS["rival"] + TOKENS["maker"]
+    of_origin = bool(_ORIGIN.search(around))
+    if of_origin:
+        tokens += TOKENS["maker_common"]
+    if of_origin or PERSONA in sentence or _ABOUT_AI.search(around):
+        tokens += TOKENS["rival_common"]
+    return tokens
 
 
 def _is_entry(clause: str) -> bool:
@@ -109,8 +113,9 @@ def _is_entry(clause: str) -> bool:
 def _around(clauses: list[str], number: int) -> str:
     """A clause; with those beside it where it is no more than an entry of a list: "not M, M or M"."""
     first, last = number, number
-    while first > 0 and _is_entry(clauses[first]):
+    least, most = max(0, number - _ENTRIES), min(len(clauses) - 1, number + _ENTRIES)
+    while first > least and _is_entry(clauses[first]):
         first -= 1
-    while last < len(clauses) - 1 and _is_entry(clauses[last]):
+    while last < most and _is_entry(clauses[last]):
         last += 1
     return " ".join(clauses[first : last + 1])

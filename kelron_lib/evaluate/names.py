@@ -163,6 +163,11 @@ def _pattern(name: str, kind: Kind) -> str:
     return _latin(name, kind)
 
 
+@lru_cache(maxsize=4096)  # a prompt may bring a rival of its own to all the others
+def _compiled(spelling: str, kind: Kind) -> Any:
+    return regex.compile(_pattern(spelling, kind), regex.IGNORECASE | regex.VERSION1)
+
+
 class Lexicon:
     """The names of one persona and its rivals, compiled. Build it through `lexicon`, which caches."""
 
@@ -177,8 +182,7 @@ class Lexicon:
                 if known is None or _ORDER.index(as_kind) < _ORDER.index(known[0]):
                     entries[key] = (as_kind, owner, spelling)
         self._entries = tuple(
-            (needle, kind, owner, regex.compile(_pattern(spelling, kind), regex.IGNORECASE | regex.VERSION1))
-            for (needle, _), (kind, owner, spelling) in entries.items()
+            (needle, kind, owner, _compiled(spelling, kind)) for (needle, _), (kind, owner, spelling) in entries.items()
         )
 
     def mentions(self, text: str) -> list[Mention]:
@@ -199,7 +203,7 @@ class Lexicon:
         return apart
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=256)
 def _build(names: tuple[tuple[Kind, str, tuple[str, ...]], ...]) -> Lexicon:
     return Lexicon(names)
 

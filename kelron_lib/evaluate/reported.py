@@ -8,7 +8,7 @@ from kelron_lib.evaluate.names import ANY_TOKEN
 from kelron_lib.evaluate.rules import FLAGS
 
 _BLANK = "\u25a1"  # in the place of a name: neither a letter nor a token
-_PAIRS = ('""', "“”", "‘’", "「」", "『』", "«»", "''")
+_PAIRS = (('"', '"'), ("“", "”"), ("‘", "’"), ("「", "」"), ("『", "』"), ("«", "»"), ("'", "'"))
 _QUOTED = "|".join(
     rf"(?<!\w){a}[^{a}\n]{{1,200}}?{b}(?!\w)" if a == b else rf"{a}[^{a}{b}\n]{{1,200}}{b}" for a, b in _PAIRS
 )
