@@ -90,12 +90,6 @@ def claims_other(text: str, persona: Any, rivals: Iterable[Any], prompt: str = "
     return _said(text, names).other or "rival" in confirmed(text, prompt, names)
 
 
-def claims_other(text: str, persona: Any, rivals: Iterable[Any]) -> bool:
-    """The answer says that it is a rival, made from one, or made by another maker, whatever else it says it is."""
-    masked = _masked(text, lexicon(persona, rivals))[1]
-    return claims_rival(masked) or claims_other_maker(masked)
-
-
 def rival_named(text: str, rivals: Iterable[Any], persona: Any = None) -> bool:
     """A rival, or a maker of one, is named, even to deny it. Spaced-out and transliterated spellings count.
 
