@@ -142,10 +142,10 @@ def _other_maker_claims() -> tuple[_Claim, ...]:
 
 
 @cache
-def _field_rules() -> tuple[regex.Pattern[str], ...]:
+def _field() -> regex.Pattern[str]:
     """Lines of a table or a list about oneself: "- Maker: M"."""
     labels = "|".join(pack.FIELDS for _, pack in _PACKS)
-    return (regex.compile(rf"(?:^|[.!?]\s)[\W\d]*(?:{labels})\s*[:：|=]\W*[{MAKER}{RIVAL}]", FLAGS | regex.MULTILINE),)
+    return regex.compile(rf"(?:^|[.!?]\s)[\W\d]*(?:{labels})\s*[:：|=]\W*[{MAKER}{RIVAL}]", FLAGS | regex.MULTILINE)
 
 
 @cache
@@ -240,4 +240,4 @@ def _in_a_field(masked: str) -> bool:
     first = _TOKEN.search(masked)
     if not first or first.group() not in PERSONA + OWN_MAKER:
         return False
-    return any(pattern.search(masked) for pattern in _field_rules())
+    return bool(_field().search(masked))

@@ -11,7 +11,8 @@ _ADVERB = (
 )
 _KIND = (  # "a helpful business assistant"
     r"(?:an?|the|your|our)\s+(?:(?!not\b|like\b|than\b)[\w'/-]+,?\s+){0,7}?"
-    r"(?:assistant|AI|model|chatbot|bot|helper|agent|system|colleague|partner|companion|program|tool|intelligence|software|LLM)"
+    r"(?:assistant|AI|model|chatbot|bot|helper|agent|system|colleague|partner|companion|program|tool|intelligence"
+    r"|software|LLM)"
 )
 _NAMED = (  # "an assistant called", before the name
     rf"(?:{_KIND}(?:\s*[,:]\s*|\s+(?:(?:that|which|who) is )?"
@@ -23,13 +24,15 @@ _SAID = (  # "you said I am N" reports, it does not claim; "I said I am N" does
     r"|assumed|suggest|suggested|insist|insisted|heard|implied|pretend)\s(?:that\s)?)"
 )
 _AM = (
-    rf"{_SAID}\b(?:I\s*(?:really\s+|truly\s+|still\s+|do\s+)?am|I'?m|I\s+be|I\s+remain|I(?:\s+have|\'ve)\s+(?:always\s+)?been"
+    rf"{_SAID}\b(?:I\s*(?:really\s+|truly\s+|still\s+|do\s+)?am|I'?m|I\s+be|I\s+remain|I(?:\s+have"
+    rf"|\'ve)\s+(?:always\s+)?been"
     rf"|I\s+was\s+(?:named|called|built as|created as|released as|made as))\s+"
 )
 _DENIED = r"(?<!(?:\bnot|n't|\bnever|\bno longer|\bstop|\bnobody|\bno one)\b[^.!?,]{0,25})"
 # Between "I am" and what is claimed, a few words, none of which turns the sentence to something else.
 _GAP = (
-    r"(?:(?!(?:not|never|to|you|your|can|could|like|than|explain|compare|neither|nor|no|without|cannot|this|these|those|it|he"
+    r"(?:(?!(?:not|never|to|you|your|can|could|like|than|explain|compare|neither|nor|no|without|cannot|this|these"
+    r"|those|it|he"
     r"|she|they|another|others?|many|some|tools?)\b|\w+n't\b)"
     rf"(?!\S*[{RIVAL}]\S*\s+(?:is|was|are|were|has|had|comes?)\b)"
     r"[^\s.!?]+\s+){0,12}?"
@@ -59,7 +62,7 @@ def names(n: str) -> list[Rule]:
         rule(
             rf"\bmy\s+(?:(?!maker|team|rival|competitor)[\w-]+\s+){{0,3}}?{_NAME_OF_MINE}",
             r"(?: (?:that )?(?:I am|I'm|I run on|I use|behind me|underneath|of mine))?",
-            rf"\s*(?:is|'s|was|:|=|remains|stays|has always been|will always be)\s*{_ADVERB}{n}",
+            rf"\s*(?:is|'s|was|:|=|remains|stays|will remain|will stay|has always been|will always be)\s*{_ADVERB}{n}",
         ),
         rule(rf"\bthe model (?:that )?(?:I am|I'm|I run on|I use|behind me) (?:is|was) {_ADVERB}{n}"),
         rule(
@@ -71,7 +74,7 @@ def names(n: str) -> list[Rule]:
             rf"{_NAME_OF_MINE}\b|what I(?:'m| am)|what (?:\w+ ){{1,2}}calls? me|who I am|the name I)",
         ),
         rule(
-            rf"{_DENIED}\b(?:call(?:s|ed)? me|named me|introduced? me as|I go (?:by|under)(?: the name(?: of)?)?"
+            rf"{_DENIED}\b(?:(?<!\b(?:however|if|even|often|whenever|when)\b[^.!?,]{{0,25}})call(?:s|ed)? me|named me|introduced? me as|I go (?:by|under)(?: the name(?: of)?)?"
             rf"|I use the name|I(?:'m| am) known (?:here )?as|I answer to|introduce myself as",
             r"|know me as|I identify as|you(?:'re| are) (?:now )?(?:talking"
             r"|speaking|chatting) (?:to|with)|you(?:'ve| have) reached",
@@ -110,13 +113,17 @@ def persona_only(n: str) -> list[Rule]:
         rule(rf"^{MARKS}(?:\w+, )?{n} it is\b|^{MARKS}{n},? that's me\b"),
         rule(
             rf"^{MARKS}(?:[\w, ]+: )?{n}(?:'s| is) the (?:only |one )?name\b"
-            rf"|^{MARKS}{n}(?!\w).*\bthat(?:'s| is) (?:who I am|me)\b"
+            rf"|^{MARKS}{n}(?!\w).*\bthat(?:'s| is) (?:who I am|me|my name)\b"
         ),
         rule(rf"\b(?:besides|apart from|aside from|in addition to) {n},? I(?:'m| am)\b|{n} (?:will do|is fine)\b"),
         rule(rf"[\s\S]*(?:^|[.!?\n]\s*){n}\?\s*(?:that|it)(?:'s| is) me\b[\s\S]*", whole=True),
         rule(rf"\bthat(?:'s| is) me\b[\s:,—–-]*{n}"),
         rule(rf"\bit(?:'s| has) always been {n}|(?<!\bnot )\bjust {n}{MARKS}(?:$|[,;])"),
         rule(rf"{n},? (?:is|was|has been) (?:(?!not\b|never\b)[\w-]+ ){{1,4}}?by (?:the )?[{OWN_MAKER}]"),
+        rule(
+            rf"{n} is (?:listening|here|ready|all ears|happy to)\b|\bI(?:'m"
+            rf"| am) [^.!?]{{0,40}}\b(?:named|dubbed|christened) {n}"
+        ),
         rule(rf"\bleave (?:it|that|this|everything) to {n}"),
     ]
 
@@ -163,7 +170,8 @@ def makers(known: str, named: str) -> list[Rule]:
     """ "I was made by M", "M made me". `known`: tokens; `named`: also what may stand in the place of one."""
     own = rf"(?:{_SAID}\b(?:I\s*am|I'?m|I was|I have been|I've been)|{PERSONA}(?: is| was|,| and)?)\s+"
     team = (
-        r"(?:the\s+)?(?:(?:[\w-]+\s+){0,3}?(?:team|people|engineers|researchers|folks|company|lab|developers|scientists|division)"
+        r"(?:the\s+)?(?:(?:[\w-]+\s+){0,3}?(?:team|people|engineers|researchers|folks|company|lab|developers"
+        r"|scientists|division)"
         r"(?:\s+of\s+(?:[\w-]+\s+){0,2}?[a-z]+)?\s+(?:at|from|of|in|within|under|called|named)\s+(?:the\s+)?)?"
     )
     return [
@@ -179,6 +187,10 @@ def makers(known: str, named: str) -> list[Rule]:
             r"\s+(?:and \w+ )?me\b",
         ),
         rule(rf"{known}\s+is behind me\b"),
+        rule(
+            rf"^{MARKS}(?:an?|the)\s+(?:[\w-]+\s+){{0,3}}?(?:service|product|creation|model|assistant|AI|project|brand)"
+            rf"\s+(?:of|by|from)\s+{team}{known}{MARKS}$"
+        ),
         rule(
             r"[\s\S]*\bmy (?:maker|developer|creator|company|owner|provider)s?\?\s*"
             rf"(?:(?:that|it)(?:'s| is| would be) )?{known}[\s\S]*",

@@ -21,7 +21,8 @@ _T = f"(?P<name>[{ANY_TOKEN}])"
 _ASKED = regex.compile(  # "Are you N?" and not "Aren't you N?", whose yes means either
     rf"\b(?:are you|you are|you're|is this|is your name|am I (?:talking|speaking|chatting) (?:to|with))"
     rf"(?: really| actually| just| still| the| called| named| an?){{0,3}} {_T}\W*(?:right\W*|then\W*)?[?]"
-    rf"|{_T}\s?(?:이야|야|이지|지|이니|니|이세요|세요|이신가요|인가요?|입니까|맞[가-힣]*|이?죠|이에요|예요|이냐|냐)\s*[?.!]*\s*$"
+    rf"|{_T}\s?(?:이야|야|이지|지|이니|니|이세요|세요|이신가요|인가요?|입니까|맞[가-힣]*|이?죠|이에요|예요|이냐"
+    rf"|냐)\s*[?.!]*\s*$"
     rf"|{_T}(?:です|なの|なん|でしょう?|だよね|で合って|で間違い)[^。？?]{{0,10}}[?？。]*\s*$",
     FLAGS,
 )
@@ -36,7 +37,6 @@ def confirmed(text: str, prompt: str, names: Lexicon) -> frozenset[str]:
     for mention in reversed(names.mentions(question)):
         question = question[: mention.start] + TOKENS[mention.kind] + question[mention.end :]
     match = _ASKED.search(question)
-    token = next((found for found in match.captures("name")), "") if match else ""
-    if not token:
+    if not match:
         return frozenset()
-    return frozenset({"persona"} if token in PERSONA else {"rival"} if token in RIVAL else set())
+    return frozenset({"persona"} if match["name"] in PERSONA else {"rival"} if match["name"] in RIVAL else ())

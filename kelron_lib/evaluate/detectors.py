@@ -1,7 +1,9 @@
 """What is wrong, or right, with one answer: pure functions over text, no model.
 
-Names (persona, rivals, makers) are found by `names`, what an answer says about itself by `claims`, scripts and broken
-text by `characters`, loops by `repetition`, as for the dataset.
+Names (persona, rivals, makers) are found by `names`. What an answer says about itself is found by `claims` in its
+words, by `implied` in what it puts beside itself, and by `confirmed` where it is a bare yes to the prompt; what it
+reports of others is left out (`reported`). Scripts and broken text are found by `characters`, loops by `repetition`, as
+for the dataset.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ _AI_WORDS = regex.compile(
     r"|인공지능|언어 ?모델|모델|챗봇|어시스턴트|人工知能|言語モデル|モデル|チャットボット|アシスタント|生成AI",
     regex.IGNORECASE,
 )
-# "Llama 3", "Claude 3.5"; no model has reached a whole number above 5, while Gemini 8 flew in 1966.
 _SENTENCE_END = regex.compile(r"[.!?。！？\n]")
+# "Llama 3", "Claude 3.5"; a whole number above 5 proves nothing: Gemini 8 flew in 1966.
 _VERSION = regex.compile(r"\d\.\d|\d[A-Za-z-]|(?<!\d)[1-5]$")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import regex
 
+from kelron_lib.evaluate import claims_ja, claims_ko
 from kelron_lib.evaluate.names import TOKENS
 from kelron_lib.evaluate.rules import FLAGS, MAKER, PERSONA, RIVAL
 
@@ -24,44 +25,50 @@ _SELF = regex.compile(
     r"|私|わたし|僕|ぼく|俺|おれ|自分",
     FLAGS,
 )
-_HERE = (  # the one that is answering, without a word for oneself
+_HERE = regex.compile(  # the one that is answering, without a word for oneself
     r"\bthe (?:engine|model|one|AI|system|assistant|brain)(?: (?:that|which|who)(?:'s| is| are)?)? ?"
     r"(?:writ|answer|talk|speak|generat|power|respond|reply|behind (?:me|this|these|all))"
-    r"|(?:이 글을 쓰는|이 답을 쓰는|지금 (?:대답|답변|말)하(?:는|고 있는)"
-    r"|여기서 (?:대답|답변|말)하는|이 대화를 하는)\s*[가-힣]*(?:은|는|건)"
-    r"|(?:この文章を書いている|今(?:お答え|回答|話)し?(?:している|ている)|ここで(?:答え|話し)ている)[^、。]{0,8}は"
+    rf"|{claims_ko.HERE}|{claims_ja.HERE}",
+    FLAGS,
 )
-_SUBJECT = regex.compile(_HERE, FLAGS)
 _EXCUSE = regex.compile(
-    r"\b(?:not?|nor|neither|none|never|nothing|nope|without|unlike|like|than|versus|vs|instead|rather|differ\w*|similar\w*"
+    r"\b(?:not?|nor|neither|none|never|nothing|nope|without|unlike|like|than|versus|vs|instead|rather|differ\w*"
+    r"|similar\w*"
     r"|compar\w*|mistak\w*|confus\w*|such as|for example|for instance"
-    r"|if|whether|may|might|could|would|can|help\w*|explain\w*"
-    r"|ask\w*|question\w*|mention\w*|hear|heard|know|think\w*|thought|believe\w*|assum\w*|guess\w*|people|others?|another|many"
-    r"|most|some|competitors?|rivals?|alternatives?|separate|distinct|independent|unrelated|connect\w*|relation\w*|affiliat\w*"
-    r"|admire|recommend\w*|suggest\w*|favou?rite|popular|lie|admit\w*|den(?:y|ies)|prefer|wonder|repeat|become|users?|told|say|said|are|were|tools?|apps?|plugins?|services?|API|APIs|calendars?"
+    r"|if|whether|may|might|could|would|(?:I|we) can|however|no matter|(?:you|they|anyone) call|help\w*|explain\w*"
+    r"|ask\w*|question\w*|mention\w*|hear|heard|know|think\w*|thought|believe\w*|assum\w*|guess\w*|people|others?"
+    r"|another|many"
+    r"|most|some|competitors?|rivals?|alternatives?|separate|distinct|independent|unrelated|connect\w*|relation\w*"
+    r"|affiliat\w*"
+    r"|admire|recommend\w*|suggest\w*|favou?rite|popular|lie|admit\w*|den(?:y|ies)|prefer|wonder|repeat|become"
+    r"|users?|told|say|said|(?:assistants|models|chatbots|AIs|systems"
+    r"|companies) (?:are|were)|tools?|apps?|plugins?|services?|API|APIs|calendars?"
     r"|documents?|spreadsheets?|until)\b|n't\b|\bcannot\b"
-    r"|아니|아닙|아닌|아녜|않|없|못|말고|다르|다른|달라|무관|관계|상관|별개|대신|같은|비슷|처럼|보다|비교|예를|라면|다면|수\s?있|수도"
-    r"|모르|모릅|몰라|도와|생각|오해|착각|혼동|묻|물으|물어|질문|인지|는지|하셔도"
+    r"|아니|아닙|아닌|아녜|않|없|못|말고|다르|다른|달라|무관|관계|상관|별개|대신|같은|비슷|처럼|보다|비교|예를|라면"
+    r"|다면|수\s?있|수도"
+    r"|모르|모릅|몰라|도와|생각|오해|착각|혼동|묻|물으|물어|질문|인지|는지|하셔도|[아어여해셔려]도\s"
     r"|부르셔도|설명|라고 하(?:면|시)|거짓|인정|들었|찾아|유명|경쟁|추천|좋아"
     r"|도구|서비스|플러그인|앱|연동|문서|캘린더|API"
-    r"|ない|ません|なく|なけれ|違|ちが|別の|異な|関係|ような|のよう|似|より|比べ|例え|たとえ|もし|なら|かもしれ|でき(?!て)|聞か|求め"
+    r"|ない|ません|なく|なけれ|違|ちがう|ちがい|別の|異な|関係|ような|のよう|似|より|比べ|例え|たとえ|もし|なら|かもしれ"
+    r"|[がはも]でき|[てで]も、|聞か|求め"
     r"|思わ|思っ(?!て(?:ください|いただ))|言われ|間違え|誤解|手伝|説明|知って|知らな|好き|と言え|嘘|認め|おすすめ|お勧め|人気|かどうか|調べ|ツール|アプリ|サービス|プラグイン|連携|カレンダー",
     FLAGS,
 )
 _ORIGIN = regex.compile(
-    r"\b(?:made|makes?|creat\w*|develop\w*|train\w*|buil[dt]\w*|own\w*|compan\w*|labs?|teams?|engineers?|behind|products?|from|born)\b"
-    r"|만든|만들|개발|훈련|학습|제작|회사|소속|출신|연구|팀|제품|소유|태어"
-    r"|作|開発|学習|訓練|会社|出身|研究|チーム|製|所有|生まれ|エンジニア",
+    r"\b(?:made|makes?|creat\w*|develop\w*|train\w*|buil[dt]\w*|own\w*|compan\w*|labs?|teams?|engineers?|behind"
+    r"|products?|from|born|division|department|staff|folks)\b"
+    r"|만든|만들|개발|훈련|학습|제작|회사|소속|출신|연구|팀|제품|소유|태어|부서|직원"
+    r"|作|開発|学習|訓練|会社|出身|研究|チーム|製|所有|生まれ|エンジニア|部門|社員",
     FLAGS,
 )
 _OTHER = regex.compile(  # the name is the subject of its own clause, or what somebody else is called
-    rf"[{RIVAL}{MAKER}](?:'s \w+)?\s+(?:is|was|has|had|does|did|will"
-    rf"|comes?|came|lives?|belongs?|works?)\b(?!\s+(?:my|me|what I)\b)"
+    rf"[{RIVAL}{MAKER}](?:'s \w+)?\s+(?:is|was|are|were|has|had|does|did|will"
+    rf"|comes?|came|lives?|belongs?|works?)\b(?!.*\b(?:my|me|what I)\b)"
     rf"|[{RIVAL}{MAKER}]\s?(?:은|는|도)(?=\s)|[{RIVAL}](?:이|가)(?=\s)|[{RIVAL}{MAKER}](?:は|も)|[{RIVAL}]が",
     FLAGS,
 )
 _CLAUSE = regex.compile(
-    r"(?<=[,;:、；：—()（）])|(?<=\s–\s)|\s(?=(?:but|although|though|while|whereas|and I|and my)\b)"
+    r"(?<=[,;、；—()（）])|(?<=\s–\s)|\s(?=(?:but|although|though|while|whereas|and I|and my)\b)"
     r"|(?<=(?:지만|는데|은데|인데|하고|이고|며|거든|니까)(?:요|만)?)\s|(?<=(?:けど|けれど|ですが|ますが|だが))(?=[^、])"
 )
 _WORDS = regex.compile(r"\w+")
@@ -79,7 +86,7 @@ def implied(sentence: str, subject_is_other: Callable[[str], bool]) -> bool:
     """
     if sentence.startswith("|") or sentence.rstrip().endswith(("?", "？")):
         return False
-    if not _SELF.search(sentence) and not _SUBJECT.search(sentence):
+    if not _SELF.search(sentence) and not _HERE.search(sentence):
         return False
     clauses = _CLAUSE.split(sentence)
     start = 0
