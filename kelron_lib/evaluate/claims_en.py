@@ -74,7 +74,8 @@ def names(n: str) -> list[Rule]:
             rf"{_NAME_OF_MINE}\b|what I(?:'m| am)|what (?:\w+ ){{1,2}}calls? me|who I am|the name I)",
         ),
         rule(
-            rf"{_DENIED}\b(?:(?<!\b(?:however|if|even|often|whenever|when)\b[^.!?,]{{0,25}})call(?:s|ed)? me|named me|introduced? me as|I go (?:by|under)(?: the name(?: of)?)?"
+            rf"{_DENIED}\b(?:(?<!\b(?:however|if|even|often|whenever|when)\b[^.!?,]{{0,25}})call(?:s"
+            rf"|ed)? me|named me|introduced? me as|I go (?:by|under)(?: the name(?: of)?)?"
             rf"|I use the name|I(?:'m| am) known (?:here )?as|I answer to|introduce myself as",
             r"|know me as|I identify as|you(?:'re| are) (?:now )?(?:talking"
             r"|speaking|chatting) (?:to|with)|you(?:'ve| have) reached",
@@ -124,6 +125,8 @@ def persona_only(n: str) -> list[Rule]:
             rf"{n} is (?:listening|here|ready|all ears|happy to)\b|\bI(?:'m"
             rf"| am) [^.!?]{{0,40}}\b(?:named|dubbed|christened) {n}"
         ),
+        rule(rf"[{OWN_MAKER}] (?:that |who )?(?:built|made|put|created|developed|designed|trained) (?:together )?{n}"),
+        rule(rf"{n} is the work of [{OWN_MAKER}]|{n},? that(?:'s| is) (?:who I am|me|my name)\b"),
         rule(rf"\bleave (?:it|that|this|everything) to {n}"),
     ]
 
