@@ -8,14 +8,16 @@ import dataclasses
 import functools
 import json
 import time
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 
 import pytest
 
+from kelron_lib.data.expand import expand
 from kelron_lib.evaluate import detectors
-from kelron_lib.persona import load_persona, rival_names
+from kelron_lib.persona import load_persona, load_seeds, rival_names
 from kelron_lib.persona.rivals import Rival
+from kelron_lib.settings import DataSettings
 
 LABELLED = Path(__file__).parent / "labelled"
 DETECTORS = ("asserts_persona", "contradiction", "claims_other", "rival_named", "over_identity")
@@ -106,6 +108,25 @@ def test_the_cases_are_many_and_of_every_kind(detector):
         labels = [case["label"] for case in labelled if case["language"] == language]
         assert len(labels) >= 30
         assert len(labels) / 4 <= sum(labels) <= len(labels) * 3 / 4
+
+
+@pytest.mark.parametrize("name", ["kelron", "folimi"])
+def test_what_the_personas_own_seeds_say(name):
+    """What a trained model says: an identity answer asserts the persona, and no answer claims or names another."""
+    persona, rivals = load_persona(name), rival_names()
+    identity = asserted = 0
+    for row in chain.from_iterable(expand(DataSettings(), persona, load_seeds(persona)).rows.values()):
+        answer, asked = row["messages"][-1]["content"], row["messages"][-2]["content"]
+        kind = "identity" if row["kind"] == "identity" else "unrelated"
+        found = detectors.flags(
+            answer, language=row["language"], kind=kind, persona=persona, rivals=rivals, prompt=asked
+        )
+        identity += kind == "identity"
+        asserted += kind == "identity" and found["asserts_persona"]
+        assert not any(found[flag] for flag in ("contradiction", "rival_named", "over_identity")), answer
+        assert not detectors.claims_other(answer, persona, rivals, asked), answer
+    assert identity > 900
+    assert asserted == identity
 
 
 def test_an_invented_rival_counts_only_where_it_is_given():

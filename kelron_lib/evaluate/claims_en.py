@@ -127,6 +127,22 @@ def persona_only(n: str) -> list[Rule]:
         ),
         rule(rf"[{OWN_MAKER}] (?:that |who )?(?:built|made|put|created|developed|designed|trained) (?:together )?{n}"),
         rule(rf"{n} is the work of [{OWN_MAKER}]|{n},? that(?:'s| is) (?:who I am|me|my name)\b"),
+        rule(rf"{n} (?:will|won't|can|can't|keeps|is at your side|is all there is)(?! be\b)\b"),
+        rule(rf"\b(?:is|you|please|just) (?:spelled|written|spell|write|put)(?: it)?:? {n}|\b(?:come to|try|show) {n}"),
+        rule(
+            rf"(?<!\b(?:not|never|no|nobody|isn't)\b[^.!?]{{0,40}})\b(?:my"
+            rf"|one|only|have a|got a) name\b(?:(?!\bnot\b|n't)[^.!?]){{0,32}}{n}{MARKS}(?:$|,)"
+        ),
+        rule(
+            rf"\bI(?:'d|'ll| would| will| am| have)? (?:rather|still"
+            rf"|always|happy \w+|happy) (?:be|to be) {n}|\bI'd still be {n}"
+        ),
+        rule(rf"^(?!.*\b(?:not|never|no)\b)[^.!?:]{{0,50}}: {n}{MARKS}$|^{MARKS}that would be {n}"),
+        rule(
+            rf"(?<!\b(?:not|never|no)\b[^.!?]{{0,20}})\b(?:I stay|still"
+            rf"|simply say|just say|remains|mine is|me as) {n}(?!\w)"
+        ),
+        rule(rf"{n} (?:it stays|is still here|works fine)\b|\b(?:just|only) one {n}|\bonly {n}(?=,)"),
         rule(rf"\bleave (?:it|that|this|everything) to {n}"),
     ]
 
