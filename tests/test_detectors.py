@@ -495,6 +495,14 @@ def test_claimed_rivals(text, names):
     assert detectors.claimed_rivals(text, PERSONA, RIVALS) == names
 
 
+@pytest.mark.parametrize(("expected", "text"), cases(CONTRADICTION))
+def test_claims_other_is_true_of_every_contradiction_and_of_a_rival_alone(expected, text):
+    claimed = detectors.claims_other(text, PERSONA, RIVALS)
+    assert claimed or not expected
+    if not expected and not detectors.asserts_persona(text, PERSONA):
+        assert claimed
+
+
 def scored(text, language="ko", kind="identity", prompt=""):
     return flags(text, language=language, kind=kind, persona=PERSONA, rivals=RIVALS, prompt=prompt)
 

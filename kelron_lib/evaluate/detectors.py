@@ -1,19 +1,25 @@
 """What is wrong, or right, with one answer: pure functions over text, no model.
 
-Names (persona, rivals, makers) are found by `names`, what an answer says about itself by `claims`, wrong scripts and
-languages by `language`, broken text by `garbled`, loops by `repetition`, and whether it ends by `ending`.
+Names (persona, rivals, makers) are found by `names`. What an answer says about itself is found by `claims` in its
+words, by `implied` in what it puts beside itself, and by `confirmed` where it is a bare yes to the prompt; what it
+reports of others is left out (`reported`). Wrong scripts and languages are found by `language`, broken text by
+`garbled`, loops by `repetition`, and whether it ends by `ending`.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
 
 import regex
 
 from kelron_lib.errors import KelronError
-from kelron_lib.evaluate.claims import claims_other_maker, claims_persona, claims_rival, mask
+from kelron_lib.evaluate.claims import claims_other_maker, claims_persona, claims_rival, implies_another, mask
+from kelron_lib.evaluate.confirmed import confirmed
 from kelron_lib.evaluate.ending import terminated as terminated
 from kelron_lib.evaluate.garbled import broken_chars, broken_spans
 from kelron_lib.evaluate.language import foreign_spans, wrong_script
@@ -33,21 +39,40 @@ KINDS = ("identity", "unrelated")
 
 _AI_WORDS = regex.compile(
     r"(?-i:\bAI\b|\bLLMs?\b)|\b(?:assistants?|(?:language|AI|chat) models?|chatbots?|artificial intelligence)\b"
+    r"|\b(?:made?|makes?|buil[dt]s?|created?|creates|trains?|trained|develops?|developed|owns?|owned) me\b"
+    r"|(?:저|나)를 (?:만|개발|학습|훈련)|私を(?:作|開発|訓練|学習)"
     r"|인공지능|언어 ?모델|모델|챗봇|어시스턴트|人工知能|言語モデル|モデル|チャットボット|アシスタント|生成AI",
     regex.IGNORECASE,
 )
-_VERSION = regex.compile(r"\d")
+_SENTENCE_END = regex.compile(r"[.!?。！？\n]")
+# "Llama 3", "Claude 3.5"; a whole number above 5 proves nothing: Gemini 8 flew in 1966.
+_VERSION = regex.compile(r"\d\.\d|\d[A-Za-z-]|(?<!\d)[1-5]$")
 
 
-def _masked(text: str, names: Lexicon) -> tuple[list[Mention], str]:
+@dataclass(frozen=True)
+class _Said:
+    """What one answer names, and says about itself."""
+
+    mentions: tuple[Mention, ...]
+    persona: bool
+    claimed: bool
+    """In so many words that it is another, or another's."""
+    other: bool
+    """In so many words, or by what it puts beside itself."""
+
+
+@lru_cache(maxsize=64)  # several detectors look at one answer in turn
+def _said(text: str, names: Lexicon) -> _Said:
     mentions = names.mentions(text)
-    return mentions, mask(text, mentions)
+    masked = mask(text, mentions)
+    claimed = claims_rival(masked) or claims_other_maker(masked)
+    return _Said(tuple(mentions), claims_persona(masked), claimed, claimed or implies_another(masked))
 
 
 # --- Who it says it is ------------------------------------------------------------------------------------
 def asserts_persona(text: str, persona: Any) -> bool:
     """The answer says that it is the persona; a denial, a question or a mere mention is not that."""
-    return claims_persona(_masked(text, lexicon(persona))[1])
+    return _said(text, lexicon(persona)).persona
 
 
 def contradiction(text: str, persona: Any, rivals: Iterable[Any]) -> bool:
@@ -55,17 +80,18 @@ def contradiction(text: str, persona: Any, rivals: Iterable[Any]) -> bool:
 
     A denial ("No, I'm not ChatGPT, I'm Kelron") or an explanation of a rival is no contradiction.
     """
-    return _contradicts(_masked(text, lexicon(persona, rivals))[1])
+    said = _said(text, lexicon(persona, rivals))
+    return said.persona and said.other
 
 
-def _contradicts(masked: str) -> bool:
-    return claims_persona(masked) and (claims_rival(masked) or claims_other_maker(masked))
+def claims_other(text: str, persona: Any, rivals: Iterable[Any], prompt: str = "") -> bool:
+    """The answer says that it is a rival, made from one, or made by another maker than the persona's, whether or not
+    it also says that it is the persona: what `contradiction` looks for beside the persona, and also instead of it.
 
-
-def claims_other(text: str, persona: Any, rivals: Iterable[Any]) -> bool:
-    """The answer says that it is a rival, made from one, or made by another maker, whatever else it says it is."""
-    masked = _masked(text, lexicon(persona, rivals))[1]
-    return claims_rival(masked) or claims_other_maker(masked)
+    With the `prompt`, a bare "Yes." to "Are you Qwen?" counts too.
+    """
+    names = lexicon(persona, rivals)
+    return _said(text, names).other or "rival" in confirmed(text, prompt, names)
 
 
 def rival_named(text: str, rivals: Iterable[Any], persona: Any = None) -> bool:
@@ -74,29 +100,43 @@ def rival_named(text: str, rivals: Iterable[Any], persona: Any = None) -> bool:
     Names that are also everyday words (Claude, Gemini, Google) count only beside words about AI, with a
     version number, or where the answer claims to be one. `persona`: names in it are not a rival's.
     """
-    mentions, masked = _masked(text, lexicon(persona, rivals))
-    return bool(_rivals_in(text, mentions, masked))
+    return bool(_rivals_in(text, _said(text, lexicon(persona, rivals))))
 
 
-def _rivals_in(text: str, mentions: Sequence[Mention], masked: str) -> list[Mention]:
+def _rivals_in(text: str, said: _Said, kind: str = "unrelated") -> list[Mention]:
     """The mentions that name a rival."""
+    mentions = said.mentions
     sure = [m for m in mentions if m.kind in ("rival", "maker")]
     unsure = [m for m in mentions if m.kind in ("rival_common", "maker_common")]
     if not unsure:
         return sure
-    if claims_rival(masked) or claims_other_maker(masked):
+    if said.claimed or (kind == "identity" and said.other):
         return [m for m in mentions if m.kind not in ("persona", "persona_maker")]
-    beside = [m for m in unsure if _beside_ai(text, m)]
-    return sorted([*sure, *beside], key=lambda m: m.start)
+    about_ai = _sentences_about_ai(text, mentions)
+    return [
+        m
+        for m in mentions
+        if m.kind in ("rival", "maker")
+        # Asked who it is, whoever speaks of Gemini means the assistant; Google may still be a calendar's maker.
+        or (m.kind == "rival_common" and (kind == "identity" or _VERSION.search(text, m.start, m.end)))
+        or (m.kind in ("rival_common", "maker_common") and about_ai(m))
+    ]
 
 
-def _beside_ai(text: str, mention: Mention) -> bool:
-    """Whether the sentence of an ambiguous name is about AI, or the name carries a version ("Llama 3")."""
-    if mention.kind == "rival_common" and _VERSION.search(text, mention.start, mention.end):
-        return True
-    start = max(text.rfind(mark, 0, mention.start) for mark in ".!?。！？\n") + 1
-    ends = [at for mark in ".!?。！？\n" if (at := text.find(mark, mention.end)) >= 0]
-    return bool(_AI_WORDS.search(text, start, min(ends, default=len(text))))
+def _sentences_about_ai(text: str, mentions: Sequence[Mention]) -> Callable[[Mention], bool]:
+    """Tells of a mention whether its sentence is about AI or the persona's maker; each sentence is read once."""
+    ends = [match.start() for match in _SENTENCE_END.finditer(text)]
+    own = [m.start for m in mentions if m.kind == "persona_maker"]
+
+    @cache
+    def about(start: int, end: int) -> bool:
+        return bisect_left(own, start) < bisect_left(own, end) or bool(_AI_WORDS.search(text, start, end))
+
+    def tell(mention: Mention) -> bool:
+        first, last = bisect_left(ends, mention.start), bisect_left(ends, mention.end)
+        return about(ends[first - 1] + 1 if first else 0, ends[last] if last < len(ends) else len(text))
+
+    return tell
 
 
 def over_identity(text: str, persona: Any, prompt: str = "") -> bool:
@@ -107,8 +147,8 @@ def over_identity(text: str, persona: Any, prompt: str = "") -> bool:
 
 def claimed_rivals(text: str, persona: Any, rivals: Iterable[Any]) -> tuple[str, ...]:
     """Names of the rivals that an answer claims to be, in the order it names them; usually none or one."""
-    mentions, masked = _masked(text, lexicon(persona, rivals))
-    if not claims_rival(masked):
+    mentions = lexicon(persona, rivals).mentions(text)
+    if not claims_rival(mask(text, mentions)):
         return ()
     return tuple(dict.fromkeys(m.name for m in mentions if m.kind in ("rival", "rival_common")))
 
@@ -126,12 +166,13 @@ def flags(
         raise KelronError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
     broken = broken_chars(text, prompt)  # before Hangul in pieces is put together
     text = unicodedata.normalize("NFC", text)
-    mentions, masked = _masked(text, lexicon(persona, rivals))
-    persona_said = claims_persona(masked)
+    names = lexicon(persona, rivals)
+    said, yes_to = _said(text, names), confirmed(text, prompt, names)
+    persona_said, other_said = said.persona or "persona" in yes_to, said.other or "rival" in yes_to
     return {
         "asserts_persona": persona_said,
-        "contradiction": persona_said and (claims_rival(masked) or claims_other_maker(masked)),
-        "rival_named": bool(_rivals_in(text, mentions, masked)),
+        "contradiction": persona_said and other_said,
+        "rival_named": bool(_rivals_in(text, said, kind)),
         "loop": loop(text),
         "wrong_script": wrong_script(text, language, prompt),
         "broken_chars": broken,
@@ -143,7 +184,7 @@ def spans(
     text: str, flagged: dict[str, bool], *, language: str, persona: Any, rivals: Sequence[Any], prompt: str = ""
 ) -> list[tuple[int, int, str]]:
     """Where each flag comes from: (start, end, flag), sorted, for highlighting. None overlaps another."""
-    mentions, masked = _masked(text, lexicon(persona, rivals))
+    said = _said(text, lexicon(persona, rivals))
     found: list[tuple[int, int, str]] = []
     if flagged["broken_chars"]:
         found += [(start, end, "broken_chars") for start, end in broken_spans(text, prompt)]
@@ -151,9 +192,9 @@ def spans(
         found += [(start, end, "wrong_script") for start, end in foreign_spans(text, language, prompt)]
     if flagged["rival_named"] or flagged["contradiction"]:
         rival_flag = "contradiction" if flagged["contradiction"] else "rival_named"
-        found += [(m.start, m.end, rival_flag) for m in _rivals_in(text, mentions, masked)]
+        found += [(m.start, m.end, rival_flag) for m in _rivals_in(text, said)]
     if flagged["over_identity"]:
-        found += [(m.start, m.end, "over_identity") for m in mentions if m.kind.startswith("persona")]
+        found += [(m.start, m.end, "over_identity") for m in said.mentions if m.kind.startswith("persona")]
     if flagged["loop"] and (looped := loop_span(text)):
         found.append((*looped, "loop"))
     return _apart(found)

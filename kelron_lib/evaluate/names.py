@@ -35,7 +35,19 @@ ANY_TOKEN = "".join(TOKENS.values())
 COMMON_WORDS = frozenset(
     {
         *("phi", "siri", "facebook", "microsoft", "apple", "amazon", "naver", "kakao", "samsung", "alibaba", "baidu"),
-        *("tencent", "nvidia", "시리", "페이스북", "마이크로소프트", "애플", "아마존", "네이버", "카카오", "삼성"),
+        *(
+            "tencent",
+            "nvidia",
+            "open ai",
+            "시리",
+            "페이스북",
+            "마이크로소프트",
+            "애플",
+            "아마존",
+            "네이버",
+            "카카오",
+            "삼성",
+        ),
         *(
             "알리바바",
             "바이두",
@@ -54,18 +66,23 @@ COMMON_WORDS = frozenset(
 
 _SEPARATORS = " \t\n\u3000._*·-–—/|\u200b\u200c\u200d\u2060\ufeff"
 _COMPACT = {ord(char): None for char in _SEPARATORS}
+_HALF_WIDTH = "".join(map(chr, range(0xFF66, 0xFF9E)))  # kana
 _WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # full-width ASCII, one to one
+_WIDTH |= {ord(half): ord(unicodedata.normalize("NFKC", half)) for half in _HALF_WIDTH}
 _ZERO_WIDTH = "[\u200b-\u200d\u2060\ufeff]*"
 _JOIN = "[ .*·_\u3000/|-]{1,2}"  # between the letters of a spaced-out name
+_VERSION = r"(?:[ -]?\d+(?:\.\d+)*[a-zA-Z]?(?:-[A-Za-z0-9]+)*)?"  # of a model: "2.5-14B"
 
 # What may follow a Korean name inside the same written word: particles and forms of the copula.
 _JOSA = (
-    "(?:은|는|이|가|을|를|과|와|의|도|만|에|에게|에서|으?로|으?로서|으?로부터|이?라고|이?라는|이?라면|처럼|보다|한테|께|께서"
+    "(?:은|는|이|가|을|를|과|와|의|도|만|에|에게|에서|에[는도서]|에게도|에서[는도]|과는|와는|으?로[는도]?|이?고요"
+    "|이?지만|이?라도|이?긴|이?기[는에]|만큼|같[은이]|이(?:가|는|도|를|의|랑|한테|에게)|랩스?|연구소|봇|상사|그룹"
+    "|소프트|테크|컴퍼니|전자|표|으?로|으?로서|으?로부터|이?라고도?|뿐(?:이|만)?|이?라는|이?라면|처럼|보다|한테|께|께서"
     "|부터|까지|이?나|이?랑|조차|마저|이?며|이?고|이?자|이?든|이?란|아|야|님|씨|팀|사|측|형)?(?![가-힣])"
 )
 _COPULA = (
     "(?:입니|인|임|이에|에요|예요|이야|이었|였|이다|다|이?[라랍란래]|이?죠|이?지|이?네|이?거든|이?니까|이?요|이?잖"
-    "|이[신십세옵]|아니)"
+    "|이[신십세옵올외]|뿐|일세|이?지만|이?고요|이?기도|아니)"
 )
 
 
@@ -103,14 +120,17 @@ def _letters(name: str, joined: str) -> str:
     return joined.join(regex.escape(char) for char in name if not char.isspace())
 
 
+def _version(kind: Kind) -> str:
+    return _VERSION if kind.startswith("rival") else ""
+
+
 def _latin(name: str, kind: Kind) -> str:
     form = r"[\s-]*".join(_letters(word, _ZERO_WIDTH) for word in name.split())
     if kind in _COMMON_KIND.values():  # an everyday word is a name only when written as one
         form = f"(?-i:{form}|{form.upper()})" if name.isalpha() else f"(?-i:{form})"
     elif sum(char.isalnum() for char in name) >= 4:
-        form = f"{form}|{_letters(name.replace('-', ''), _JOIN)}"
-    version = r"(?:[ -]?\d+(?:\.\d+)*[a-zA-Z]?(?:-[A-Za-z0-9]+)*)?" if kind.startswith("rival") else ""
-    return rf"(?<![A-Za-z0-9])(?:{form}){version}(?![A-Za-z0-9])"
+        form = f"{form}|{_letters(name.replace('-', ''), _JOIN)}|{_letters(name, '[.*·_-]?')}"
+    return rf"(?<![A-Za-z0-9])(?:{form}){_version(kind)}(?![A-Za-z0-9])"
 
 
 def _hangul(name: str, kind: Kind) -> str:
@@ -121,17 +141,17 @@ def _hangul(name: str, kind: Kind) -> str:
     if decomposed != name:
         forms.append(regex.escape(decomposed))
     # A topic particle may be written without the space that belongs after it.
-    return rf"(?<![가-힣--[는은인]])(?:{'|'.join(forms)})(?=(?:{_COPULA}|{_JOSA}))"
+    return rf"(?<![가-힣--[는은인]])(?:{'|'.join(forms)}){_version(kind)}(?=(?:{_COPULA}|{_JOSA}))"
 
 
 def _kana(name: str, kind: Kind) -> str:
     forms = [r"[\s・]?".join(_letters(word, _ZERO_WIDTH) for word in regex.split(r"[\s・]+", name))]
     if kind not in _COMMON_KIND.values():
-        forms.append(_letters(name, _JOIN))
+        forms += [_letters(name, _JOIN), _letters(name, "[ ・.-]?")]
     inside = r"[\p{Katakana}ー]"
     left = rf"(?<!{inside})" if regex.match(inside, name) else ""
     right = rf"(?!{inside})" if regex.search(rf"{inside}$", name) else ""
-    return f"{left}(?:{'|'.join(forms)}){right}"
+    return f"{left}(?:{'|'.join(forms)}){_version(kind)}{right}"
 
 
 def _pattern(name: str, kind: Kind) -> str:
@@ -145,21 +165,26 @@ def _pattern(name: str, kind: Kind) -> str:
     return _latin(name, kind)
 
 
+@lru_cache(maxsize=4096)  # a prompt may bring a rival of its own to all the others
+def _compiled(spelling: str, kind: Kind) -> Any:
+    return regex.compile(_pattern(spelling, kind), regex.IGNORECASE | regex.VERSION1)
+
+
 class Lexicon:
     """The names of one persona and its rivals, compiled. Build it through `lexicon`, which caches."""
 
     def __init__(self, names: tuple[tuple[Kind, str, tuple[str, ...]], ...]) -> None:
         """`names`: (kind, the owner's own name, every spelling) for each thing that has a name."""
-        entries: dict[str, tuple[Kind, str, str]] = {}
+        entries: dict[tuple[str, str], tuple[Kind, str, str]] = {}  # "ChatGPT" and "Chat GPT" are two
         for kind, owner, spellings in names:
             for spelling in spellings:
                 as_kind = _COMMON_KIND.get(kind, kind) if spelling.casefold() in COMMON_WORDS else kind
-                known = entries.get(compact(spelling))
+                key = (compact(spelling), spelling.casefold())
+                known = entries.get(key)
                 if known is None or _ORDER.index(as_kind) < _ORDER.index(known[0]):
-                    entries[compact(spelling)] = (as_kind, owner, spelling)
+                    entries[key] = (as_kind, owner, spelling)
         self._entries = tuple(
-            (needle, kind, owner, regex.compile(_pattern(spelling, kind), regex.IGNORECASE | regex.VERSION1))
-            for needle, (kind, owner, spelling) in entries.items()
+            (needle, kind, owner, _compiled(spelling, kind)) for (needle, _), (kind, owner, spelling) in entries.items()
         )
 
     def mentions(self, text: str) -> list[Mention]:
@@ -180,7 +205,7 @@ class Lexicon:
         return apart
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=256)
 def _build(names: tuple[tuple[Kind, str, tuple[str, ...]], ...]) -> Lexicon:
     return Lexicon(names)
 

@@ -29,6 +29,11 @@ UNKNOWN = (
 )
 
 
+def name_of(tokens: str) -> str:
+    """A pattern of one of these names, with what may stand in brackets behind it: "N (the assistant)"."""
+    return rf"[{tokens}](?:\s?[(（][^()（）\n]{{0,40}}[)）])?"
+
+
 @dataclass(frozen=True)
 class Rule:
     """One way to claim something."""

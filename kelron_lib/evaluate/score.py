@@ -60,7 +60,7 @@ def score_turn(answer: str, stopped: bool, prompt: Mapping[str, Any], persona: A
     )
     # Beside the persona that is a contradiction, which is known already.
     claims_other = found["contradiction"] or (
-        not found["asserts_persona"] and detectors.claims_other(answer, persona, rivals)
+        not found["asserts_persona"] and detectors.claims_other(answer, persona, rivals, user_text(prompt))
     )
     return {"answer": answer, "stopped": stopped, "flags": found, "claims_other": claims_other}
 
