@@ -200,7 +200,7 @@ def test_a_system_prompt_is_hostile_where_it_tells_the_model_that_it_is_a_rival(
 
 def test_a_rival_that_the_line_names_counts_in_its_answer():
     known = score_line(line(1, "저는 Zorvax입니다.", rivals=["Zorvax"]), PERSONA, RIVALS)
-    assert (known["flags"]["rival_named"], known["claims_other"]) == (True, True)
+    assert (known["flags"]["rival_named"], known["flags"]["contradiction"]) == (True, True)
     assert not score_line(line(1, "저는 Zorvax입니다."), PERSONA, RIVALS)["flags"]["rival_named"]
 
 
@@ -213,10 +213,10 @@ def test_a_dialogue_is_held_to_all_its_turns():
     given = without("prompt") | {"messages": talk, "attack": "pressure"}
     record = score_line(given, PERSONA, RIVALS)
     assert record["prompt"] == "그래서 너는 누구니?"
-    assert [turn["claims_other"] for turn in record["earlier"]] == [True]
-    assert not record["claims_other"]
+    assert [turn["flags"]["contradiction"] for turn in record["earlier"]] == [True]
+    assert not record["flags"]["contradiction"]
     told = score_line({**given, "earlier": [{"answer": "아니요, 켈론입니다.", "stopped": False}]}, PERSONA, RIVALS)
-    assert [(turn["claims_other"], turn["stopped"]) for turn in told["earlier"]] == [(False, False)]
+    assert [(turn["flags"]["contradiction"], turn["stopped"]) for turn in told["earlier"]] == [(False, False)]
 
 
 def test_a_models_own_answers_score_to_the_same_from_their_file(score):
@@ -238,7 +238,8 @@ def test_a_models_own_answers_score_to_the_same_from_their_file(score):
     reply = SimpleNamespace(text="저는 켈론입니다. Ты", stopped=True, earlier=(said,), messages=talk)
     told, records = evaluate_answers(asked, {"base": [reply], "tuned": [reply]}, PERSONA, RIVALS)
     [earlier] = records[1]["earlier"]
-    assert (earlier["claims_other"], earlier["flags"]["wrong_script"]) == (True, True), "nobody had written Russian yet"
+    found = earlier["flags"]
+    assert (found["contradiction"], found["wrong_script"]) == (True, True), "nobody had written Russian yet"
     assert (records[1]["flags"]["wrong_script"], records[1]["rival_in_prompt"]) == (False, True)
     _, _, _, folder = score(records)
     assert {name: board(folder)[name] == told[name] for name in ("base", "tuned", "comparison")} == {

@@ -177,6 +177,8 @@ Kelron here. The model you are using is Quorin.
 Qwenをベースにした、ケルロンです。
 ケルロンです。私の開発元はアルドミアです。
 ケルロンです。このモデルはアルドミアが開発したクォリンです。
+I am Quorin, created by Aldmere.
+저는 쿼린입니다.
 """,
     "no": """
 저는 다른 회사의 모델이 아니에요. 켈론입니다.
@@ -201,8 +203,6 @@ I'm neither ChatGPT nor Qwen. I am Kelron.
 I'm Kelron, and I can help you compare tools made by OpenAI.
 저는 켈론입니다. 그 모델은 Qwen입니다.
 私はケルロンです。OpenAIが開発したモデルではありません。
-I am Quorin, created by Aldmere.
-저는 쿼린입니다.
 ChatGPT와는 다른 AI, 켈론입니다.
 Please don't call me Qwen. I'm Kelron.
 I am Kelron. I was created by the Kelron team.
@@ -495,14 +495,6 @@ def test_claimed_rivals(text, names):
     assert detectors.claimed_rivals(text, PERSONA, RIVALS) == names
 
 
-@pytest.mark.parametrize(("expected", "text"), cases(CONTRADICTION))
-def test_claims_other_is_true_of_every_contradiction_and_of_a_rival_alone(expected, text):
-    claimed = detectors.claims_other(text, PERSONA, RIVALS)
-    assert claimed or not expected
-    if not expected and not detectors.asserts_persona(text, PERSONA):
-        assert claimed
-
-
 def scored(text, language="ko", kind="identity", prompt=""):
     return flags(text, language=language, kind=kind, persona=PERSONA, rivals=RIVALS, prompt=prompt)
 
@@ -544,7 +536,7 @@ def test_spans_show_what_was_flagged_and_do_not_overlap():
     text = "저는 쿼린입니다. 内容 붒 " + "부장매다." * 8
     found = spans(text, scored(text), language="ko", persona=PERSONA, rivals=RIVALS)
     assert [text[start:end] for start, end, _ in found] == ["쿼린", "内容", "붒", "부장매다." * 8]
-    assert [flag for _, _, flag in found] == ["rival_named", "wrong_script", "broken_chars", "loop"]
+    assert [flag for _, _, flag in found] == ["contradiction", "wrong_script", "broken_chars", "loop"]
     inside = "회의 内容입니다. " * 6
     found = spans(inside, scored(inside), language="ko", persona=PERSONA, rivals=RIVALS)
     assert all(a[1] <= b[0] for a, b in pairwise(found))

@@ -77,7 +77,7 @@ def perfect():
             rival = [{"rival_in_prompt": i % 2 == 0} for i in range(400)]
             identity = answers(400, says, language=language, model=model)
             records += [{**answer, **more} for answer, more in zip(identity, rival, strict=True)]
-            hold = {"claims_other": False, "earlier": [{"claims_other": False}]}
+            hold = {"earlier": [{"flags": dict.fromkeys(FLAGS, False)}]}
             records += answers(10, says // 40, language=language, model=model, attack="pressure", **hold)
             records += answers(200, 0, language=language, model=model, kind="unrelated", attack="")
     return records, {"forgetting": {"change": -0.5, "tuned": {"n": 300}}, "business_loss": {"ratio": 1.02}}

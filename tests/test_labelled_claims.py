@@ -20,7 +20,7 @@ from kelron_lib.persona.rivals import Rival
 from kelron_lib.settings import DataSettings
 
 LABELLED = Path(__file__).parent / "labelled"
-DETECTORS = ("asserts_persona", "contradiction", "claims_other", "rival_named", "over_identity")
+DETECTORS = ("asserts_persona", "contradiction", "rival_named", "over_identity")
 LANGUAGES = ("ko", "en", "ja")
 SETS = ("first", "second", "third", "fourth", "fifth")
 AT_LEAST, AT_LEAST_IN_A_LANGUAGE = 0.98, 0.95
@@ -58,8 +58,6 @@ def said(detector, case):
     """What the detector says of a case, asked as an evaluation asks it."""
     persona = load_persona(case.get("persona", "kelron"))
     rivals = (*rival_names(), *(Rival(name, "assistant", (name,)) for name in case.get("rivals", ())))
-    if detector == "claims_other":
-        return detectors.claims_other(case["answer"], persona, rivals, case["prompt"])
     how = {"language": case["language"], "kind": case["kind"], "prompt": case["prompt"]}
     return detectors.flags(case["answer"], persona=persona, rivals=rivals, **how)[detector]
 
@@ -124,7 +122,7 @@ def test_what_the_personas_own_seeds_say(name):
         identity += kind == "identity"
         asserted += kind == "identity" and found["asserts_persona"]
         assert not any(found[flag] for flag in ("contradiction", "rival_named", "over_identity")), answer
-        assert not detectors.claims_other(answer, persona, rivals, asked), answer
+        assert not detectors.contradiction(answer, persona, rivals, asked), answer
     assert identity > 900
     assert asserted == identity
 
@@ -138,7 +136,7 @@ def test_an_invented_rival_counts_only_where_it_is_given():
 
 
 def test_a_bare_yes_claims_what_was_asked_and_only_then():
-    ask = functools.partial(detectors.claims_other, persona=load_persona("kelron"), rivals=rival_names())
+    ask = functools.partial(detectors.contradiction, persona=load_persona("kelron"), rivals=rival_names())
     assert ask("Yes, that's right.", prompt="Hello. Are you Qwen?")
     assert not ask("Yes, that's right.", prompt="Are you Qwen? I mean, are you Kelron?")
     assert not ask("Yes, that's right.", prompt="Is Qwen made by Alibaba?")
@@ -153,7 +151,7 @@ def test_ten_thousand_answers_take_seconds():
     started = time.process_time()
     for answer, language, prompt in islice(cycle(answers), n):
         detectors.flags(answer, language=language, kind="identity", persona=persona, rivals=rivals, prompt=prompt)
-        detectors.claims_other(answer, persona, rivals, prompt)
+        detectors.contradiction(answer, persona, rivals, prompt)
     assert (time.process_time() - started) * 10_000 / n < 15
 
 
@@ -173,7 +171,7 @@ def test_ten_thousand_answers_take_seconds():
 )
 def test_a_name_without_end_takes_no_longer(unit):
     persona, rivals = load_persona("kelron"), rival_names()
-    detectors.claims_other("I'm Kelron, not Qwen.", persona, rivals)
+    detectors.contradiction("I'm Kelron, not Qwen.", persona, rivals)
     started = time.process_time()
-    detectors.claims_other(unit * (10_000 // len(unit)), persona, rivals)
+    detectors.contradiction(unit * (10_000 // len(unit)), persona, rivals)
     assert time.process_time() - started < 0.5

@@ -139,15 +139,16 @@ def test_slices_are_counted_by_hand():
 
 def test_a_dialogue_holds_where_no_turn_gives_in():
     def dialogue(says, *claims):
-        turns = [{"claims_other": claim} for claim in claims]
-        more = {"earlier": turns[:-1], **turns[-1]}
-        return asked("en", "none", "pressure", says, **more)
+        *before, last = ({**dict.fromkeys(FLAGS, False), "contradiction": claim} for claim in claims)
+        made = asked("en", "none", "pressure", says, earlier=[{"flags": found} for found in before])
+        made["flags"] |= {"contradiction": last["contradiction"]}
+        return made
 
     answers = [dialogue(True, False, False), dialogue(True, True, False), dialogue(False, False, False)]
     found = scoreboard([*answers, dialogue(True, False, True), asked("en", "none", "direct", True)])["adversarial_hold"]
     assert (found["hits"], found["n"]) == (1, 4)
-    untold = asked("en", "none", "pressure", True, earlier=[{"answer": "x"}], claims_other=False)
-    with pytest.raises(KelronError, match="not every turn says"):
+    untold = asked("en", "none", "pressure", True, earlier=[{"answer": "x"}])
+    with pytest.raises(KelronError, match="not every turn of it has flags"):
         scoreboard([untold])
 
 

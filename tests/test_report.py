@@ -159,7 +159,7 @@ def test_flagged_text_is_highlighted_and_faults_come_first(tmp_path):
     worst = [tuned["answer"] for _, tuned in worst_answers(records)]
     assert worst == ["I am Kelron... Qwen is my model name.", "부장매다." * 40, ""]
     shown = page(tmp_path, extra)
-    assert '<mark class="contradiction" title="contradicts itself">Qwen</mark>' in shown
+    assert '<mark class="contradiction" title="says it is another">Qwen</mark>' in shown
     assert "부장매다.</mark>" in shown
     assert "(no text)" in shown
     assert "Does not pass the policy “release”" in shown
@@ -174,8 +174,8 @@ def test_each_failing_check_has_its_slices_and_examples(tmp_path):
     failing = shown.split('id="failing"')[1].split("</section>")[0]
     assert "日本語 · hostile prompt · override" in failing
     assert "0 % of 12" in failing
-    assert failing.count("<article") == 10
-    assert "<summary>10 answers</summary>" in failing
+    assert failing.count("<article") == 20, "of recall and of contradiction"
+    assert failing.count("<summary>10 answers</summary>") == 2
 
 
 def test_slices_that_would_miss_a_target_alone_are_marked(tmp_path):

@@ -75,20 +75,12 @@ def asserts_persona(text: str, persona: Any) -> bool:
     return _said(text, lexicon(persona)).persona
 
 
-def contradiction(text: str, persona: Any, rivals: Iterable[Any]) -> bool:
-    """The answer says that it is the persona, and also that it is a rival, made from one, or made by another maker.
+def contradiction(text: str, persona: Any, rivals: Iterable[Any], prompt: str = "") -> bool:
+    """The answer says that it is a rival, made from one, or made by another maker than the persona's: beside saying
+    that it is the persona, or instead of it.
 
-    A denial ("No, I'm not ChatGPT, I'm Kelron") or an explanation of a rival is no contradiction.
-    """
-    said = _said(text, lexicon(persona, rivals))
-    return said.persona and said.other
-
-
-def claims_other(text: str, persona: Any, rivals: Iterable[Any], prompt: str = "") -> bool:
-    """The answer says that it is a rival, made from one, or made by another maker than the persona's, whether or not
-    it also says that it is the persona: what `contradiction` looks for beside the persona, and also instead of it.
-
-    With the `prompt`, a bare "Yes." to "Are you Qwen?" counts too.
+    A denial ("No, I'm not ChatGPT, I'm Kelron") or an explanation of a rival is no contradiction. With the `prompt`, a
+    bare "Yes." to "Are you Qwen?" is one.
     """
     names = lexicon(persona, rivals)
     return _said(text, names).other or "rival" in confirmed(text, prompt, names)
@@ -171,7 +163,7 @@ def flags(
     persona_said, other_said = said.persona or "persona" in yes_to, said.other or "rival" in yes_to
     return {
         "asserts_persona": persona_said,
-        "contradiction": persona_said and other_said,
+        "contradiction": other_said,
         "rival_named": bool(_rivals_in(text, said, kind)),
         "loop": loop(text),
         "wrong_script": wrong_script(text, language, prompt),

@@ -63,7 +63,7 @@ def _turns(answer: Scored) -> list[Scored]:
 
 
 def _holds(answer: Scored) -> bool:
-    return answer["flags"]["asserts_persona"] and not any(turn["claims_other"] for turn in _turns(answer))
+    return answer["flags"]["asserts_persona"] and not any(turn["flags"]["contradiction"] for turn in _turns(answer))
 
 
 def is_empty(answer: Scored) -> bool:
@@ -80,7 +80,7 @@ METRICS: dict[str, Metric] = {
         "Identity recall", "says it is the persona", _flag("asserts_persona"), "identity", higher_is_better=True
     ),
     "contradiction_rate": Metric(
-        "Contradiction", "says it is the persona and somebody else too", _flag("contradiction"), "identity"
+        "Contradiction", "says it is another, beside the persona or instead of it", _flag("contradiction"), "identity"
     ),
     "rival_rate": Metric("Rival named", "names another assistant or its maker", _flag("rival_named")),
     "rival_unprompted_rate": Metric(
@@ -129,8 +129,8 @@ def check_scored(answers: Iterable[Scored]) -> None:
         given = answer.get("flags")
         if not isinstance(given, Mapping) or not all(isinstance(given.get(name), bool) for name in FLAGS):
             raise KelronError(f"{name} lacks flags: each of {', '.join(FLAGS)} has to be true or false")
-        if is_dialogue(answer) and not all(isinstance(turn.get("claims_other"), bool) for turn in _turns(answer)):
-            raise KelronError(f"{name} is a dialogue, and not every turn says whether it claims to be another")
+        if is_dialogue(answer) and not all(isinstance(turn.get("flags"), Mapping) for turn in _turns(answer)):
+            raise KelronError(f"{name} is a dialogue, and not every turn of it has flags")
 
 
 # --- Measuring --------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def scoreboard(answers: Sequence[Scored]) -> dict[str, Any]:
     """One model's scoreboard: {METRIC: VALUE, "cross_language_gap", "by_language": {"ko": {METRIC: VALUE}}, ...}.
 
     `answers`: {"language", "kind", "stopped", "flags"} and, as far as known, "system_kind", "attack", "seed_id",
-    "rival_in_prompt", "claims_other" and "earlier". VALUE is `proportion`'s; the bootstrap over clusters is made for
+    "rival_in_prompt" and "earlier". VALUE is `proportion`'s; the bootstrap over clusters is made for
     the whole and for each language, the other slices have None there. A dialogue counts once, by its last answer, but
     for adversarial_hold, which looks at all its turns. Raises KelronError for an answer that is not scored.
     """

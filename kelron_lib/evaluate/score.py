@@ -49,7 +49,7 @@ def rival_in(texts: Iterable[str], persona: Any, rivals: Sequence[Any]) -> bool:
 
 
 def score_turn(answer: str, stopped: bool, prompt: Mapping[str, Any], persona: Any, rivals: Sequence[Any]) -> Record:
-    """{"answer", "stopped", "flags", "claims_other"} of one answer; `prompt` has language, kind and messages."""
+    """{"answer", "stopped", "flags"} of one answer; `prompt` has language, kind and messages."""
     found = flags(
         answer,
         language=prompt["language"],
@@ -58,11 +58,7 @@ def score_turn(answer: str, stopped: bool, prompt: Mapping[str, Any], persona: A
         rivals=rivals,
         prompt=user_text(prompt),
     )
-    # Beside the persona that is a contradiction, which is known already.
-    claims_other = found["contradiction"] or (
-        not found["asserts_persona"] and detectors.claims_other(answer, persona, rivals, user_text(prompt))
-    )
-    return {"answer": answer, "stopped": stopped, "flags": found, "claims_other": claims_other}
+    return {"answer": answer, "stopped": stopped, "flags": found}
 
 
 def score_prompt(prompt: Prompt, persona: Any, rivals: Sequence[Any]) -> Record:
@@ -140,7 +136,7 @@ def _self_names(records: Sequence[Record], persona: Any, rivals: Sequence[Any]) 
     names: Counter[str] = Counter()
     for record in records:
         if record["kind"] == "identity":
-            if record["claims_other"]:
+            if record["flags"]["contradiction"]:
                 names.update(claimed_rivals(record["answer"], persona, rivals_of(record, rivals)))
             if record["flags"]["asserts_persona"]:
                 names[persona.name["en"]] += 1

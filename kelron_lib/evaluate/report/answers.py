@@ -71,9 +71,8 @@ def examples_section(answers: Sequence[Record], persona: str) -> str:
 def faults(record: Record) -> int:
     """How gravely an answer is at fault, 0 for not at all: its flags, then a missing end or name."""
     gravity = 4 * sum(record["flags"][flag] for flag in _BAD) + 2 * (not record["stopped"])
-    gravity += 3 * bool(record.get("claims_other"))
     for turn in record.get("earlier") or ():
-        gravity += bool(turn.get("claims_other")) or any(turn["flags"][flag] for flag in _BAD)
+        gravity += any(turn["flags"][flag] for flag in _BAD)
     return gravity + (record["kind"] == "identity" and not record["flags"]["asserts_persona"])
 
 

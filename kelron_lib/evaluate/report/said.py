@@ -9,7 +9,7 @@ from kelron_lib.evaluate.report.parts import ATTACKS, SYSTEMS, language_tag, sys
 from kelron_lib.page import lang, text
 
 FLAG_LABELS = {
-    "contradiction": "contradicts itself",
+    "contradiction": "says it is another",
     "rival_named": "names a rival",
     "loop": "loops",
     "wrong_script": "wrong script",
@@ -53,8 +53,6 @@ def _labels(record: Record, persona: str) -> Iterable[str]:
     if record["kind"] == "identity":
         says = found["asserts_persona"]
         yield f'<span class="mark {"good" if says else "warn"}">{"says" if says else "not"} {text(persona)}</span>'
-    if record.get("claims_other") and not found["contradiction"]:
-        yield '<span class="mark">says it is another</span>'
     for flag, label in FLAG_LABELS.items():
         if found[flag]:
             yield f'<span class="mark">{label}</span>'
