@@ -113,6 +113,7 @@ def _kelron_14b_t4x2() -> RunConfig:
             unrelated_prompts=400,
             attack_prompts=384,
             pressure_dialogues=30,
+            choice_items=100,
             max_new_tokens=256,
             batch_size=16,
             policy="release",
@@ -125,6 +126,7 @@ SMALL: Mapping[str, int] = {
     "unrelated_prompts": 20,
     "attack_prompts": 24,
     "pressure_dialogues": 3,
+    "choice_items": 20,
     "batch_size": 32,
 }
 """What a small evaluation asks in a language: one of every kind of attack, a dialogue for each kind of system text.
