@@ -255,7 +255,7 @@ class EvaluateSettings:
     """Most dialogues of 5 to 10 turns per language, over the 3 system texts; there are 10 of each (30)."""
     choice_items: int = 20
     """Most multiple-choice items per language, by which forgetting is measured; there are 100. Each is asked four
-    times of each model. On a CPU's one thread the tiny base and its adapter answer 60 in about 7 s."""
+    times of each model. On a CPU's one thread the tiny base and its adapter answer 60 in about 8 s."""
     prompts: str = ""
     """Path of a file of prompts of your own (JSON lines), asked besides; empty: none."""
     max_new_tokens: int = 96

@@ -225,7 +225,7 @@ def test_what_the_model_knows_is_right_whatever_the_batch(by_hand, batch_size):
     right = right_choices(model, Tokenizer(), measure.items, **measure.arguments)
     assert right == [number % 2 == 0 for number in range(15)]
     assert sum(model.seen) == 60
-    assert max(model.seen) == min(batch_size, 60)
+    assert max(model.seen) == min(batch_size, 16)
 
 
 def test_a_gpu_that_is_too_full_gets_half_the_batch_and_one_question_is_the_least(monkeypatch, by_hand):

@@ -25,6 +25,8 @@ CHOICES = "choices"
 """The measure's name."""
 ITEMS_A_PART = 20
 """Items whose choices are kept as one: a cut loses the work on so many at most."""
+MOST_AT_ONCE = 16
+"""Prompts in a batch: nothing is generated after them, so that more would only add padding."""
 FOLDER = Path(__file__).with_name("choices")
 LETTERS = "ABCD"
 TOPICS = (
@@ -200,7 +202,7 @@ def choices(items: Sequence[Item], batch_size: int) -> Measure:
     """The measure by which base and tuned model answer the items."""
     plain = tuple({**asdict(item), "options": list(item.options)} for item in items)
     where = f"{__name__}:{right_choices.__name__}"
-    return Measure(CHOICES, where, plain, ITEMS_A_PART, {"batch_size": batch_size})
+    return Measure(CHOICES, where, plain, ITEMS_A_PART, {"batch_size": min(batch_size, MOST_AT_ONCE)})
 
 
 def _points(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> float | None:
