@@ -1,4 +1,4 @@
-"""Public benchmarks for base and tuned model, through EleutherAI's lm-evaluation-harness (MIT, `pip install kelron[lm-eval]`).
+"""Public benchmarks for base and tuned model, through EleutherAI's lm-evaluation-harness (an extra: kelron[lm-eval]).
 
 Each task is asked as the harness defines it: its prompt, its examples, no chat template, so that its figures are the
 published ones' kin. Base and tuned are one loaded model, its adapter off and on. Tasks' data comes from the Hub.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib.metadata
 import logging
 import math
 import time
@@ -57,7 +56,11 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"suitable are {', '.join(SUITABLE)}"
 
 
-def _task_manager(tasks: Sequence[str]) -> Any:
+def _is_file(task: str) -> bool:
+    return task.endswith(".yaml") and Path(task).is_file()
+
+
+def ready(tasks: Sequence[str]) -> Any:
     """The harness's registry with the data of all tasks fetched. Raises KelronError, in one line, where the harness is
     not installed, a task is not there, or its data cannot be had."""
     try:
@@ -68,7 +71,7 @@ def _task_manager(tasks: Sequence[str]) -> Any:
         raise KelronError(f"--lm-eval names no task: suitable are {', '.join(SUITABLE)}")
     manager = TaskManager()
     for task in tasks:
-        if task not in manager.all_tasks and not (task.endswith(".yaml") and Path(task).is_file()):
+        if task not in manager.all_tasks and not _is_file(task):
             raise KelronError(f"lm-eval has no task {task!r}: {_nearest(task, manager.all_tasks)}")
     for task in tasks:
         try:
@@ -171,7 +174,7 @@ def run_lm_eval(
     began = time.monotonic()
     require_adapter(adapter)
     with _quiet():
-        manager = _task_manager(tasks)
+        manager = ready(tasks)
         model, tokenizer = load_tuned(config, adapter)
         found = {}
         for name in (BASE, TUNED):
@@ -179,8 +182,8 @@ def run_lm_eval(
             with base_only(model) if name == BASE else contextlib.nullcontext():
                 found[name] = _answers(manager, tasks, model, tokenizer, config.evaluate.batch_size)
     told = {
-        "version": importlib.metadata.version("lm_eval"),
-        "tasks": list(tasks),
+        "version": found[TUNED].get("lm_eval_version"),
+        "tasks": [Path(task).name if _is_file(task) else task for task in tasks],
         "results": compare_results(found[BASE], found[TUNED]),
         "seconds": round(time.monotonic() - began, 1),
     }
