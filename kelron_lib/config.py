@@ -133,7 +133,8 @@ SMALL: Mapping[str, int] = {
 
 Projected at 10 minutes for base and tuned 14B on two T4s, loading apart: a decoding step reads 6.6 GB of 4-bit weights,
 writes them as 26.4 GB of fp16 and reads those, 0.23 s at 80 % of 320 GB/s, and a GPU makes about 1,200 of them a model:
-300 for its 66 single questions in batches of 32, 630 for dialogues of up to 7 turns, 256 for 30 unrelated prompts."""
+300 for its 66 single questions in batches of 32, 630 for dialogues of up to 7 turns, 256 for 30 unrelated prompts. 480
+multiple-choice prompts of about 120 tokens are 40 s of these: 28 GFLOP a token, 20 TFLOP/s a GPU."""
 
 
 def small(config: RunConfig) -> RunConfig:

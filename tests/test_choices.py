@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from kelron_lib.characters import broken_chars, wrong_script
-from kelron_lib.config import resolve
+from kelron_lib.config import PRESETS, resolve
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import choices as module
 from kelron_lib.evaluate.choices import (
@@ -99,6 +99,9 @@ def test_few_items_are_spread_over_the_file_and_the_same_each_time():
     assert len({item.topic for item in load_items(["ja"], 20)}) >= 9
     assert load_items(["ko", "en"], 0) == []
     assert load_items(["ko"], 1000) == ITEMS["ko"]
+    with pytest.raises(KelronError, match=r"evaluate\.choice_items is -1: it has to be at least 0, which asks none"):
+        resolve("tiny-cpu", ["evaluate.choice_items=-1"])
+    assert [resolve(preset).evaluate.choice_items for preset in PRESETS] == [20, 100, 20]
 
 
 GOOD = "- id: x-1\n  topic: units\n  question: How many?\n  options: ['1', '2', '3', '4']\n  answer: 0\n"

@@ -402,7 +402,7 @@ FEW = [
     f"--set=evaluate.{setting}"
     for setting in (
         *("identity_prompts=1", "unrelated_prompts=1", "attack_prompts=0", "pressure_dialogues=0"),
-        *("choice_items=1", "max_new_tokens=4"),
+        *("choice_items=0", "max_new_tokens=4"),
     )
 ]
 
@@ -430,6 +430,7 @@ def test_an_adapter_of_unknown_origin_is_evaluated_and_said_to_be_one(capsys, tr
     code, out, err = run(capsys, "evaluate", *SETTINGS, *FEW, *options)
     assert code in (0, 1), err
     assert "The adapter does not say what it was trained on" in out
+    assert "forgetting" not in read(tmp_path / "run" / "scoreboard.json"), "no item was asked"
     assert "is unknown" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     (adapter / "kelron.json").write_text("{}")
     code, _, err = run(capsys, "evaluate", *SETTINGS, *FEW, *options)
