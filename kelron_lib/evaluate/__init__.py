@@ -62,7 +62,8 @@ def evaluate(
     `answers_by_model`: what `answers.ask` gave. `business_loss`: {"base", "tuned"}, mean losses (nats a token) on the
     test split's business rows. `forgetting`: what `choices.compare` gave. `meta`: joins the scoreboard's own (persona,
     prompts, counts, says, empty, created); give it "config_hash", "adapter" and what `answers.work_done` gives.
-    `policy`: what the scoreboard's "gate" holds the tuned model to. Raises KelronError for answers that cannot be scored.
+    `policy`: what the scoreboard's "gate" holds the tuned model to. Raises KelronError for answers that cannot be
+    scored.
     """
     board, records = evaluate_answers(prompts, answers_by_model, persona, rivals)
     if business_loss is not None:
