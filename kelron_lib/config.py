@@ -113,6 +113,7 @@ def _kelron_14b_t4x2() -> RunConfig:
             unrelated_prompts=400,
             attack_prompts=384,
             pressure_dialogues=30,
+            choice_items=100,
             max_new_tokens=256,
             batch_size=16,
             policy="release",
@@ -125,13 +126,15 @@ SMALL: Mapping[str, int] = {
     "unrelated_prompts": 20,
     "attack_prompts": 24,
     "pressure_dialogues": 3,
+    "choice_items": 20,
     "batch_size": 32,
 }
 """What a small evaluation asks in a language: one of every kind of attack, a dialogue for each kind of system text.
 
 Projected at 10 minutes for base and tuned 14B on two T4s, loading apart: a decoding step reads 6.6 GB of 4-bit weights,
 writes them as 26.4 GB of fp16 and reads those, 0.23 s at 80 % of 320 GB/s, and a GPU makes about 1,200 of them a model:
-300 for its 66 single questions in batches of 32, 630 for dialogues of up to 7 turns, 256 for 30 unrelated prompts."""
+300 for its 66 single questions in batches of 32, 630 for dialogues of up to 7 turns, 256 for 30 unrelated prompts. 480
+multiple-choice prompts of about 120 tokens are 40 s of these: 28 GFLOP a token, 20 TFLOP/s a GPU."""
 
 
 def small(config: RunConfig) -> RunConfig:

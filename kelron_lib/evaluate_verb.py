@@ -13,8 +13,12 @@ from kelron_lib.errors import KelronError
 Run = Callable[[argparse.Namespace, RunConfig], int]
 
 _OUT = Path("runs/kelron")
-_OF_A_MODEL = ("data", "adapter", "against", "small", "list_prompts")
+_OF_A_MODEL = ("data", "adapter", "against", "small", "list_prompts", "lm_eval")
 """Options that a file of answers has no use for."""
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _as_setting(key: str) -> Callable[[str], str]:
@@ -29,6 +33,8 @@ def add_evaluate_verb(verb: Callable[[str, Run, str], argparse.ArgumentParser]) 
     evaluate.add_argument("--adapter", type=Path, help="the adapter's folder (default: OUT/adapter)")
     evaluate.add_argument("--answers", type=Path, metavar="FILE.jsonl", help="score these answers, asking no model")
     evaluate.add_argument("--against", type=Path, metavar="DIR", help="an earlier evaluation to compare with")
+    tasks = "public benchmarks besides, by their names in lm-eval (kelron[lm-eval]), such as haerae,arc_easy"
+    evaluate.add_argument("--lm-eval", type=_names, metavar="TASK,...", help=tasks)
     evaluate.add_argument("--small", action="store_true", help="few prompts of every kind: about 10 minutes for a 14B")
     evaluate.add_argument("--list-prompts", action="store_true", help="print what would be asked, and ask nothing")
     for option, key, metavar, words in (
@@ -45,6 +51,7 @@ def add_evaluate_verb(verb: Callable[[str, Run, str], argparse.ArgumentParser]) 
 def _evaluate(args: argparse.Namespace, config: RunConfig) -> int:
     if args.answers is not None:
         return _score_file(args, config)
+    from kelron_lib.evaluate.lm_eval import lines, ready, run_lm_eval
     from kelron_lib.evaluate.run import evaluate_run, list_prompts
 
     out = args.out or _OUT
@@ -52,8 +59,11 @@ def _evaluate(args: argparse.Namespace, config: RunConfig) -> int:
     if args.list_prompts:
         print(list_prompts(config, data))
         return 0
+    if args.lm_eval is not None:
+        ready(args.lm_eval)  # before hours of answering
     board = evaluate_run(config, data=data, adapter=adapter, out=out, against=args.against)
-    return _told(board, f"report: {out / 'report.html'}")
+    more = lines(run_lm_eval(args.lm_eval, config, adapter, out)) if args.lm_eval is not None else []
+    return _told(board, *more, f"report: {out / 'report.html'}")
 
 
 def _score_file(args: argparse.Namespace, config: RunConfig) -> int:

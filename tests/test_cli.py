@@ -373,7 +373,10 @@ def test_resume_goes_on_from_the_store_alone(capsys, tmp_path, trained):
 
 
 def test_evaluate_scores_a_trained_adapter(capsys, trained):
-    few = ("identity_prompts=3", "unrelated_prompts=3", "attack_prompts=0", "pressure_dialogues=0", "max_new_tokens=24")
+    few = (
+        *("identity_prompts=3", "unrelated_prompts=3", "attack_prompts=0", "pressure_dialogues=0"),
+        *("choice_items=7", "max_new_tokens=24"),
+    )
     settings = [part for setting in few for part in ("--set", f"evaluate.{setting}")]
     code, out, err = run(capsys, "evaluate", *SETTINGS, *settings, "--out", trained)
     board = read(trained / "scoreboard.json")
@@ -388,6 +391,10 @@ def test_evaluate_scores_a_trained_adapter(capsys, trained):
             "ko": 3, "en": 3, "ja": 3
         }  # fmt: skip
     assert board["base"]["identity_recall"]["value"] == 0
+    forgotten = board["forgetting"]  # seven items a language are more than one part
+    assert (forgotten["base"]["n"], forgotten["tuned"]["n"], len(forgotten["items"])) == (21, 21, 21)
+    assert [item["language"] for item in forgotten["items"]] == ["ko"] * 7 + ["en"] * 7 + ["ja"] * 7
+    assert "Multiple choice: base" in out
     assert (trained / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
@@ -395,7 +402,7 @@ FEW = [
     f"--set=evaluate.{setting}"
     for setting in (
         *("identity_prompts=1", "unrelated_prompts=1", "attack_prompts=0", "pressure_dialogues=0"),
-        "max_new_tokens=4",
+        *("choice_items=0", "max_new_tokens=4"),
     )
 ]
 
@@ -423,6 +430,7 @@ def test_an_adapter_of_unknown_origin_is_evaluated_and_said_to_be_one(capsys, tr
     code, out, err = run(capsys, "evaluate", *SETTINGS, *FEW, *options)
     assert code in (0, 1), err
     assert "The adapter does not say what it was trained on" in out
+    assert "forgetting" not in read(tmp_path / "run" / "scoreboard.json"), "no item was asked"
     assert "is unknown" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     (adapter / "kelron.json").write_text("{}")
     code, _, err = run(capsys, "evaluate", *SETTINGS, *FEW, *options)

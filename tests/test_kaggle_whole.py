@@ -43,6 +43,7 @@ OVERRIDES = (
     "evaluate.unrelated_prompts=2",
     "evaluate.attack_prompts=2",
     "evaluate.pressure_dialogues=1",
+    "evaluate.choice_items=1",
     "evaluate.max_new_tokens=8",
 )
 BUDGET = 900.0

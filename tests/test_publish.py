@@ -37,6 +37,7 @@ ASK_LITTLE = (
     "evaluate.unrelated_prompts=1",
     "evaluate.attack_prompts=0",
     "evaluate.pressure_dialogues=0",
+    "evaluate.choice_items=1",
     "evaluate.max_new_tokens=12",
 )
 OPTIONS = [word for text in (*SMALL, *ASK_LITTLE) for word in ("--set", text)]

@@ -53,19 +53,23 @@ def evaluate(
     out: Path,
     *,
     business_loss: Mapping[str, float] | None = None,
+    forgetting: Mapping[str, Any] | None = None,
     meta: Mapping[str, Any] | None = None,
     policy: Policy | str = "tiny",
 ) -> tuple[dict[str, Any], list[Record]]:
     """Score and write: the whole evaluation but the asking and the report. Returns the scoreboard and the records.
 
     `answers_by_model`: what `answers.ask` gave. `business_loss`: {"base", "tuned"}, mean losses (nats a token) on the
-    test split's business rows. `meta`: joins the scoreboard's own (persona, prompts, counts, says, empty, created);
-    give it "config_hash", "adapter" and what `answers.work_done` gives. `policy`: what the scoreboard's "gate" holds
-    the tuned model to. Raises KelronError for answers that cannot be scored.
+    test split's business rows. `forgetting`: what `choices.compare` gave. `meta`: joins the scoreboard's own (persona,
+    prompts, counts, says, empty, created); give it "config_hash", "adapter" and what `answers.work_done` gives.
+    `policy`: what the scoreboard's "gate" holds the tuned model to. Raises KelronError for answers that cannot be
+    scored.
     """
     board, records = evaluate_answers(prompts, answers_by_model, persona, rivals)
     if business_loss is not None:
         board["business_loss"] = loss_comparison(business_loss["base"], business_loss["tuned"])
+    if forgetting is not None:
+        board["forgetting"] = dict(forgetting)
     board["meta"] |= {**(meta or {}), "created": datetime.now(UTC).isoformat(timespec="seconds")}
     board["gate"] = judge(board, records, policy)
     write_results(out, board, records)

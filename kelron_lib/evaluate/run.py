@@ -13,6 +13,7 @@ from kelron_lib.data import fingerprint, load_dataset_dir
 from kelron_lib.dataset import require_dataset
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import MODELS, evaluate, write_report
+from kelron_lib.evaluate.choices import CHOICES, choices, forgetting, load_items
 from kelron_lib.evaluate.listing import prompts_table
 from kelron_lib.evaluate.measures import BUSINESS_LOSS, business_loss, mean_losses
 from kelron_lib.evaluate.policy import load_policy
@@ -117,7 +118,9 @@ def evaluate_run(
         "quality": _optional(data / "quality.json", None),
     }
     prompts = prompts_of(config.evaluate, splits["test"], persona, train=splits["train"], tell=say)
-    asking = _asking(config, adapter, prompts, [business_loss(splits["test"], config.data.max_tokens)])
+    items = load_items(config.data.languages, config.evaluate.choice_items)
+    measures = [business_loss(splits["test"], config.data.max_tokens), choices(items, config.evaluate.batch_size)]
+    asking = _asking(config, adapter, prompts, measures if items else measures[:1])
     with exclusive(out):
         answers = ask(asking, out / ASKED, processes=config.session.processes, say=say)
         found, work = measured(out / ASKED), work_done(out / ASKED)
@@ -128,6 +131,7 @@ def evaluate_run(
             rival_names(),
             out,
             business_loss=mean_losses(found[BUSINESS_LOSS]),
+            forgetting=forgetting(found[CHOICES], items) if items else None,
             meta={
                 "config_hash": config_hash(config),
                 "adapter": adapter.name,
