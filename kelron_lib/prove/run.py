@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kelron_lib.batching import Features, encode_rows
-from kelron_lib.config import RunConfig, resolve, to_dict
+from kelron_lib.config import RunConfig, config_hash, resolve
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import build_prompts, score_answers
 from kelron_lib.evaluate.prompts import Prompt
@@ -140,7 +140,8 @@ def _digest(told: Any) -> str:
 
 
 def _asked(config: RunConfig, prompts: Sequence[Prompt]) -> str:
-    return _digest([to_dict(config), [prompt["messages"] for prompt in prompts]])
+    """A digest of what decides the answers: how the adapter is made, and what it is asked."""
+    return _digest([config_hash(config), config.evaluate.max_new_tokens, [prompt["messages"] for prompt in prompts]])
 
 
 def kept(part: Part, out: Path, prompts: Sequence[Prompt]) -> tuple[int, list[Answer]] | None:

@@ -66,6 +66,7 @@ def reading(cells: Cells) -> list[str]:
 def _effects(row: Sequence[Cell], now: Mapping[str, Cell]) -> str:
     return ", ".join(
         f"{METRICS[cell.metric].label.lower()} {percent(cell.value)} instead of {percent(now[cell.metric].value)}"
+        f"{' (better)' if cell.better > cell.worse else ''}"
         for cell in row
         if cell.shown
     )
