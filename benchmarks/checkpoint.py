@@ -127,7 +127,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     store = open_store(url, write=True)
     work = args.folder / "work"
     about: dict[str, Any] = {"data": work, "data_fingerprint": "synthetic", "world_size": 1}
-    keeper = Keeper(store, resolve(PRESET, [f"store.url={url}"]), work=work, say=lambda line: note(line), **about)
+    keeper = Keeper(store, resolve(PRESET, [f"store.url={url}"]), out=args.folder, say=lambda line: note(line), **about)
     keeper.begin()
     steps, checkpoints = Steps(args.step), Checkpoints(work, args.gigabytes * GB)
     found = []

@@ -490,7 +490,7 @@ def test_probe_dialogue_keeps_each_answer_with_its_probe_and_shows_flags(tokeniz
     out = capsys.readouterr().out
     assert sorted(r["answer"] for r in records).count("네.\n1. 회의") == 3
     assert all(r["stopped"] for r in records)
-    assert "         ! not 켈론, rival named\n" in out
+    assert "         ! not 켈론, contradiction, rival named\n" in out
     assert "   base  네.\n         1. 회의\n" in out
     for block in out.strip().split("\n\n"):
         question, answer = block.splitlines()[:2]
