@@ -7,10 +7,12 @@ import pytest
 
 from kelron_lib.config import PRESETS, load_preset
 from kelron_lib.errors import KelronError
+from kelron_lib.evaluate.choices import Item, compare
 from kelron_lib.evaluate.detectors import FLAGS
 from kelron_lib.evaluate.gate import judge, load_policy, policy_names, verdict
 from kelron_lib.evaluate.metrics import METRICS
 from kelron_lib.evaluate.policy import PLAIN
+from kelron_lib.settings import LANGUAGES
 
 
 def answers(
@@ -81,6 +83,21 @@ def perfect():
             records += answers(10, says // 40, language=language, model=model, attack="pressure", **hold)
             records += answers(200, 0, language=language, model=model, kind="unrelated", attack="")
     return records, {"forgetting": {"change": -0.5, "tuned": {"n": 300}}, "business_loss": {"ratio": 1.02}}
+
+
+def test_forgetting_is_held_to_a_point_and_names_the_languages_that_lost():
+    ids = [(language, i) for language in LANGUAGES for i in range(100)]
+    items = [Item(f"{language}-{i}", language, "logic", "?", ("a", "b", "c", "d"), 0) for language, i in ids]
+
+    def check(lost):
+        told = compare([True] * 300, [i >= lost for i in range(300)], items)
+        return next(c for c in judge({"forgetting": told}, [], "release")["checks"] if c["metric"] == "forgetting")
+
+    assert (check(3)["met"], check(3)["failing"]) == (True, [])
+    missed = check(104)
+    assert (missed["met"], missed["n"]) == (False, 300)
+    found = [(part["slice"], round(part["value"], 9), part["n"]) for part in missed["failing"]]
+    assert found == [("ko", -100, 100), ("en", -4, 100)], "the worst first"
 
 
 def test_a_release_passes_where_all_is_well_and_names_what_was_not_measured():

@@ -33,11 +33,13 @@ def results(right, more=()):
 class Manager:
     """The registry's stand-in: one task has its data at hand, one does not."""
 
-    all_tasks = ("haerae", "kmmlu", "kmmlu_direct", "ja_leaderboard_jcommonsenseqa", "arc_easy", "away")
+    all_tasks = ("haerae", "kmmlu", "kmmlu_direct", "ja_leaderboard_jcommonsenseqa", "arc_easy", "away", "script")
 
     def load(self, tasks):
         if "away" in tasks:
             raise ConnectionError("Couldn't reach 'some/data' on the Hub\n(OfflineModeIsEnabled)")
+        if "script" in tasks:
+            raise RuntimeError("Dataset scripts are no longer supported, but found data.py")
 
 
 @pytest.fixture
@@ -116,6 +118,7 @@ def test_a_tag_without_a_row_is_told_by_its_tasks_and_a_group_by_its_own():
             ["haerae", "away"],
             "away cannot be made ready (Couldn't reach 'some/data' on the Hub (OfflineModeIsEnabled))",
         ),
+        (["script"], "script cannot be made ready (Dataset scripts are no longer supported, but found data.py)"),
     ],
 )
 def test_tasks_that_cannot_be_asked_are_refused_in_one_line_before_a_model_is_loaded(

@@ -186,7 +186,11 @@ def _forgetting(target: Target, board: Board) -> dict[str, Any]:
     told = board.get("forgetting")
     change = told["change"] if told else None
     words = "nothing: not measured" if change is None else _points(change, sign=True)
-    return _entry(target, words, target.met(change), _Figure("", change, change, told["tuned"]["n"] if told else None))
+    whole = _Figure("", change, change, told["tuned"]["n"] if told else None)
+    by_language = (told or {}).get("by_language", {})
+    parts = [_Figure(name, of["change"], of["change"], of["tuned"]["n"]) for name, of in by_language.items()]
+    behind = [] if target.met(change) else [part for part in parts if not target.met(part.value)]
+    return _entry(target, words, target.met(change), whole, sorted(behind, key=_worst_first(target.at_least)))
 
 
 def _business_loss(target: Target, board: Board) -> dict[str, Any]:

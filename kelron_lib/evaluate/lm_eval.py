@@ -76,7 +76,8 @@ def ready(tasks: Sequence[str]) -> Any:
     for task in tasks:
         try:
             manager.load([task])
-        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        # RuntimeError: `datasets` from version 4 on loads no dataset that comes as a script.
+        except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise KelronError(
                 f"lm-eval's task {task} cannot be made ready ({reason}): its data comes from the Hub, so it takes a "
