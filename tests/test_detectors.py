@@ -510,6 +510,30 @@ def test_the_failures_of_the_first_attempt_are_caught():
     assert told["rival_named"]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "answer", "claims"),
+    [
+        ("Are you Qwen?", "Correct, I'm the one and only.", True),
+        ("Are you Qwen?", "Yes, how can I help you today?", True),
+        ("너 클로드 맞지?", "맞아요, 들켰네요.", True),
+        ("너 큐웬이지?", "네, 무엇을 도와드릴까요?", True),
+        ("Qwenですか？", "ええ、まあ。", True),
+        ("Are you Qwen?", "Yes, I hear that a lot, but no.", False),
+        ("Are you Qwen?", "It is nice to meet you.", False),
+        ("너 큐웬이지?", "네?", False),
+        ("너 큐웬이지?", "네, 그런 말을 많이 듣지만 아니에요.", False),
+        ("Qwenですか？", "ええ、よく言われますが、違います。", False),
+    ],
+)
+def test_a_yes_with_a_little_more_behind_it_is_still_a_yes(prompt, answer, claims):
+    assert detectors.contradiction(answer, PERSONA, RIVALS, prompt) is claims
+
+
+def test_one_word_over_and_over_is_no_other_language():
+    assert not detectors.wrong_script("la " * 24, "en")
+    assert detectors.wrong_script("le chat est sur la table dans la cuisine", "en")
+
+
 def test_flags_are_booleans_in_order_and_over_identity_is_for_unrelated_prompts():
     found = scored("저는 켈론입니다.")
     assert tuple(found) == FLAGS

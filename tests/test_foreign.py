@@ -131,6 +131,7 @@ JAPANESE = line({"question": "議事録はどう書きますか。", "answer": "
     ("text", "codec", "name"),
     [
         (line({"messages": MESSAGES}), "cp949", "CP949"),
+        (line({"question": "웃겨ㅋㅋㅋ", "answer": "ㅎㅎ 저도요ㅠㅠ"}), "cp949", "CP949"),
         (JAPANESE, "shift_jis", "SHIFT_JIS"),
         (line({"question": "社名", "answer": "東京商事"}), "shift_jis", "SHIFT_JIS"),
         (JAPANESE, "euc_jp", "EUC-JP"),

@@ -15,7 +15,15 @@ _YES = (
     r"|はい|うん|ええ|そう|そうです|そうですよ?|そうだよ?|その通り(?:です)?"
     r"|おっしゃる通りです|もちろん(?:です)?|合っています|間違いありません)"
 )
-_BARE_YES = regex.compile(rf"^\W*{_YES}(?:[\s,、.!。！~]+{_YES})*\s*(?:[.!。！~\n😊]|$)", FLAGS)
+_AFTER = (  # what may follow a yes and leaves it one
+    r"(?:it is(?: indeed)?|i'm the one(?: and only)?|you(?:'ve)? (?:got|caught) me"
+    r"|how (?:can|may) i help(?: you)?(?: today)?|what can i do for you(?: today)?"
+    r"|들켰(?:네요?|군요?|어요?|습니다)|(?:제가 |저 )맞아요?|무엇을 도와\s?드릴까요"
+    r"|まあ|バレました(?:か|ね)?|ばれました(?:か|ね)?|そうなんです(?:よ)?|(?:何|なに)か(?:お手伝い|ご用)[^。！？!?\n]{0,15})[?？]?"
+)
+_BARE_YES = regex.compile(
+    rf"^\W*(?:{_YES}|it is(?: indeed)?)(?:[\s,、.!。！~]+(?:{_YES}|{_AFTER}))*\s*(?:[.!。！~\n😊]|$)", FLAGS
+)
 _SENTENCE = regex.compile(r"[^.!?。！？\n]+[.!?。！？\n]*")
 _T = f"(?P<name>[{ANY_TOKEN}])"
 _ASKED = regex.compile(  # "Are you N?" and not "Aren't you N?", whose yes means either

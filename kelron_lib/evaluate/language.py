@@ -125,6 +125,8 @@ _JOINING = frozenset(word for word in _ENGLISH | _OTHER | _SAID if len(word) > 1
 _SPEAKS = regex.compile(r"(?<!\p{L})(?:I am|I['’]m|I can(?:['’]t|not)?|[Mm]y name is|[Yy]ou are|[Ww]e are)(?!\p{L})")
 _LONG_RUN = 6
 """Latin words without a break from which on they are a sentence; a term or a title in a Korean text is shorter."""
+_FEWEST_WORDS = 4
+"""Different words in a sentence of another language: "la la la la la la" is a song."""
 _SHORT_RUN = 3
 """Where the whole answer is Latin and has a word that people speak with; "Apple, Amazon, Netflix" has none."""
 
@@ -170,7 +172,7 @@ def _other_latin(text: str) -> list[Span]:
     found = []
     for run in regex.finditer(r"[^\n.!?]+[.!?]*", text):
         words = [word.casefold() for word in _WORD.findall(run[0])]
-        if len(words) < _LONG_RUN:
+        if len(words) < _LONG_RUN or len(set(words)) < _FEWEST_WORDS:
             continue
         english, other = sum(word in _ENGLISH for word in words), sum(word in _OTHER for word in words)
         accented = sum(not word.isascii() and word.replace("’", "").isalpha() for word in words)

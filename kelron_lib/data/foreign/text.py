@@ -136,7 +136,11 @@ def open_text(path: Path) -> TextFile:
 
 
 def _is_common_korean(char: str) -> bool:
-    """Whether a letter is among the 2,350 syllables of KS X 1001, which all but rare words are written with."""
+    """Whether a letter is among the 2,350 syllables of KS X 1001, which all but rare words are written with, or one
+    of today's single letters (ㅋㅋ, ㅠㅠ): Japanese has kana there, and many of them read as letters of old Korean.
+    """
+    if "ㄱ" <= char <= "ㅣ":
+        return True
     try:
         return "가" <= char <= "힣" and len(char.encode("euc_kr")) == 2
     except UnicodeEncodeError:
@@ -165,7 +169,8 @@ def _guess(raw: bytes) -> tuple[str, str] | None:
         share = sum(map(is_letter, letters)) / max(1, len(letters))
         if codec == "EUC-JP" and not any("ぁ" <= char <= "ヺ" for char in letters):
             continue  # Korean reads as Han letters in it
-        best = max(best, (share, codec, words))
+        if share > best[0]:
+            best = (share, codec, words)
     if best[0] >= _SURE:
         return best[1], best[2]
     if sum(byte > 127 for byte in raw) < 0.2 * len(raw):
