@@ -29,7 +29,7 @@ from kelron_lib.config import load_preset
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.answers_file import FLAGGED_FILE, score_file
 from kelron_lib.evaluate.policy import load_policy
-from kelron_lib.persona import load_persona, load_rivals
+from kelron_lib.persona import load_persona, rival_names
 
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script>'
 
@@ -524,7 +524,7 @@ def test_widget_saves_what_the_evaluation_scores(tokenizer, persona, cfg, script
     panel.wait(10)
     panel.entry.save.click()
     assert "3 answers saved" in panel.status.value
-    board = score_file(tmp_path / "chat-02.jsonl", persona, load_rivals(), tmp_path / "out", load_policy("tiny"))
+    board = score_file(tmp_path / "chat-02.jsonl", persona, rival_names(), tmp_path / "out", load_policy("tiny"))
     assert set(board["meta"]) >= {"seconds"}
     flagged = [json.loads(line) for line in (tmp_path / "out" / FLAGGED_FILE).read_text("utf-8").splitlines()]
     assert [(r["model"], r["kind"]) for r in flagged] == [
@@ -537,7 +537,7 @@ def test_without_an_adapter_a_saved_line_names_no_model(tokenizer, persona, cfg,
     talk = Dialogue(scripted("Yes."), tokenizer, persona, cfg)
     finish(talk.ask("Hello", BASE))
     talk.save(tmp_path / "a.jsonl")
-    score_file(tmp_path / "a.jsonl", persona, load_rivals(), tmp_path / "out", load_policy("tiny"))
+    score_file(tmp_path / "a.jsonl", persona, rival_names(), tmp_path / "out", load_policy("tiny"))
 
 
 def test_widget_takes_temperature_and_length_from_its_controls(tokenizer, persona, cfg, scripted):

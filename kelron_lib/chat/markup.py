@@ -151,13 +151,13 @@ def turn(prompt: str, language: str, bubbles: Sequence[Bubble]) -> str:
 
 
 def _bubble(bubble: Bubble) -> str:
-    caret = ' class="kc-caret"' if bubble.writing else ""
+    caret = "kc-text kc-caret" if bubble.writing else "kc-text"
     flags = "".join(f'<span class="kc-flag">{safe(label)}</span>' for label in bubble.findings.labels)
     folded = f"<details><summary>Details</summary><pre>{safe(bubble.details)}</pre></details>"
     note = f'<span class="kc-note">{safe(bubble.note)}</span>' if bubble.note else ""
     return (
         f'<div class="kc-bubble kc-answer kc-{safe(bubble.who)}"><span class="kc-who">{safe(bubble.who)}</span>'
-        f"<span{caret}>{formatted(bubble.text, bubble.findings.spans)}</span>{note}"
+        f'<span class="{caret}">{formatted(bubble.text, bubble.findings.spans)}</span>{note}'
         + (f'<div aria-label="Flags">{flags}</div>' if flags else "")
         + (folded if bubble.details else "")
         + "</div>"
