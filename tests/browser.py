@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import time
 import urllib.request
 
 import nbformat
+import playwright.sync_api
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
@@ -99,12 +101,11 @@ def _wait_for(address, process, log):
 def browser():
     """A headless Chromium, or a skip that says why there is none."""
     import pytest
-    from playwright.sync_api import sync_playwright
 
     if not CHROMIUM:
         pytest.skip("no Chromium here: apt-get install chromium")
-    with sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+    with playwright.sync_api.sync_playwright() as driver:
+        made = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         try:
             yield made
         finally:
@@ -132,5 +133,11 @@ def open_lab(page, address, path):
 
 
 def run_all(page):
-    """Run every cell, as its menu does."""
-    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); return 1; }")
+    """Run every cell, as its menu does; again where the page was not ready to."""
+    for _ in range(10):
+        page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); return 1; }")
+        prompts = page.locator(".jp-InputPrompt", has_text=re.compile(r"\[(\*|\d+)\]"))
+        with contextlib.suppress(playwright.sync_api.TimeoutError):
+            prompts.first.wait_for(timeout=2_000, state="attached")
+            return
+    raise AssertionError("no cell of the notebook runs")
