@@ -66,7 +66,7 @@ def server(folder, kind="lab"):
     else:
         command = ["voila", *shared, str(folder)]
         asked = f"http://127.0.0.1:{port}/"
-    log = (folder / f"{kind}.log").open("wb")  # noqa: SIM115
+    log = (folder / f"{kind}.log").open("wb")
     process = subprocess.Popen(
         [sys.executable, "-m", *command],
         cwd=folder,
@@ -130,6 +130,8 @@ def open_lab(page, address, path):
     page.goto(f"{address}/lab/tree/{path}?token={TOKEN}&reset")
     page.locator(".jp-Notebook").wait_for(timeout=60_000)
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=60_000, state="attached")
+    # The indicator says idle before there is a session, and a run would then ask for a kernel.
+    page.get_by_text(re.compile(r"\| Idle$")).wait_for(timeout=60_000)
 
 
 def run_all(page):

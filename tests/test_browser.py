@@ -1,7 +1,6 @@
 """The chat cell and the training view as a person meets them: in JupyterLab and Voila, in a headless Chromium."""
 
 import json
-import os
 import re
 import time
 
@@ -109,8 +108,6 @@ def test_training_view_and_chat_in_jupyterlab(chromium, folder, tmp_path):
         _keyboard(page, chat)
         _saved(page, chat, folder, tmp_path)
         _widths(page, chat)
-        if os.environ.get("SHOT"):
-            page.screenshot(path=os.environ["SHOT"])
         page.close()
     assert errors == []
 
@@ -166,6 +163,7 @@ def _talk(page, chat):
     box.fill("")
     turns = chat.locator(".kc-user").count()
     chat.get_by_role("button", name="Regenerate").click()
+    chat.locator(".kc-note", has_text="stopped").wait_for(state="detached", timeout=5_000)
     idle(chat)
     assert chat.locator(".kc-user").count() == turns
     assert "stopped" not in chat.locator(".kc-answer").last.inner_text()
