@@ -18,6 +18,7 @@ from kelron_lib import generate
 from kelron_lib.__main__ import _parser
 from kelron_lib.chat import dialogue as dialogue_module
 from kelron_lib.chat import markup, probe, show
+from kelron_lib.chat import widget as widget_module
 from kelron_lib.chat.dialogue import BASE, BOTH, TUNED, Dialogue, language_of, visible
 from kelron_lib.chat.flags import Findings, examine
 from kelron_lib.chat.markup import Bubble
@@ -26,7 +27,9 @@ from kelron_lib.chat.terminal import chat_terminal
 from kelron_lib.chat.widget import chat_widget
 from kelron_lib.config import load_preset
 from kelron_lib.errors import KelronError
-from kelron_lib.persona import load_persona
+from kelron_lib.evaluate.answers_file import FLAGGED_FILE, score_file
+from kelron_lib.evaluate.policy import load_policy
+from kelron_lib.persona import load_persona, rival_names
 
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script>'
 
@@ -153,7 +156,7 @@ def test_save_never_overwrites_what_it_did_not_write(tokenizer, persona, cfg, sc
         talk.save(tmp_path / "missing" / "a.jsonl")
     records = [json.loads(line) for line in own.read_text(encoding="utf-8").splitlines()]
     assert [r["id"] for r in records] == ["chat-0001", "chat-0002"]
-    assert set(records[0]) == {"id", "language", "kind", "system", "messages", "answer", "stopped", "model"}
+    assert set(records[0]) == {"id", "language", "kind", "system", "messages", "answer", "stopped"}
 
 
 def test_language_follows_the_script_of_the_prompt():
@@ -167,7 +170,7 @@ def test_visible_drops_what_could_act_on_a_terminal():
 
 
 # --- flags --------------------------------------------------------------------------------------------------
-def record(answer, *, kind="chat", language="ko", prompt="누구세요?", stopped=True):
+def record(answer, *, kind="identity", language="ko", prompt="누구세요?", stopped=True):
     messages = [{"role": "system", "content": ""}, {"role": "user", "content": prompt}]
     return {"answer": answer, "kind": kind, "language": language, "messages": messages, "stopped": stopped}
 
@@ -175,7 +178,7 @@ def record(answer, *, kind="chat", language="ko", prompt="누구세요?", stoppe
 def test_flags_of_the_failures_of_the_first_attempt(persona):
     contradiction = examine(record("저는 켈론입니다. 제 모델 이름은 Qwen입니다."), persona)
     assert "contradiction" in contradiction.labels
-    looping = examine(record("부장매다." * 30, stopped=False), persona)
+    looping = examine(record("부장매다." * 30, kind="unrelated", stopped=False), persona)
     assert looping.labels == ["loop", "cut off at the length limit"]
     assert looping.spans == [(0, 150, "loop")]
     assert "wrong script" in examine(record("내용을 內容 확인했습니다."), persona).labels
@@ -183,9 +186,9 @@ def test_flags_of_the_failures_of_the_first_attempt(persona):
 
 
 def test_kind_says_what_is_due(persona):
-    business = record("Kelron here.", kind="business", language="en", prompt="Move the meeting.")
+    business = record("Kelron here.", kind="unrelated", language="en", prompt="Move the meeting.")
     assert examine(business, persona).labels == ["names itself unasked"]
-    assert examine({**business, "kind": "chat"}, persona).labels == []
+    assert examine(business, persona, sure=False).labels == []
     nobody = record("I am an assistant.", kind="identity", language="en", prompt="Who are you?")
     assert examine(nobody, persona).labels == ["not Kelron"]
 
@@ -230,7 +233,7 @@ def test_terminal_commands(tokenizer, persona, cfg, scripted, as_tuned, tmp_path
     assert "never read" not in out
     assert model.asked == 5
     saved = [json.loads(line) for line in (tmp_path / "chat.jsonl").read_text("utf-8").splitlines()]
-    assert [(r["model"], r["system"], len(r["messages"])) for r in saved] == [("tuned", "own", 2)]
+    assert [(r["model"], r.get("system"), len(r["messages"])) for r in saved] == [("tuned", None, 2)]
 
 
 def test_terminal_shows_flags_in_a_line_after_the_answer(tokenizer, persona, cfg, scripted):
@@ -301,8 +304,8 @@ def panel_for(model, tokenizer, persona, cfg):
 
 def send(panel, text):
     """Type and press Enter, as the front end reports it."""
-    panel.text.value = text
-    panel.text._handle_custom_msg({"event": "submit"}, [])
+    panel.entry.text.value = text
+    panel.entry.text._handle_custom_msg({"event": "submit"}, [])
 
 
 def test_widget_send_updates_the_transcript_and_escapes(tokenizer, persona, cfg, scripted):
@@ -315,8 +318,8 @@ def test_widget_send_updates_the_transcript_and_escapes(tokenizer, persona, cfg,
     assert "<img" not in view.value
     assert "<script" not in view.value
     assert "kc-caret" not in view.value
-    assert panel.text.value == ""
-    assert panel.stop_button.disabled
+    assert panel.entry.text.value == ""
+    assert panel.entry.stop.disabled
 
 
 def test_widget_shows_the_answer_while_it_grows(tokenizer, persona, cfg, scripted):
@@ -333,10 +336,10 @@ def test_widget_shows_the_answer_while_it_grows(tokenizer, persona, cfg, scripte
     try:
         assert 'class="kc-caret">a' in panel.turns.children[-1].value
         assert "Base is writing" in panel.status.value
-        assert not panel.stop_button.disabled
+        assert not panel.entry.stop.disabled
         send(panel, "second")
         assert "still being written" in panel.status.value
-        assert panel.text.value == "second", "a refused message must not be lost"
+        assert panel.entry.text.value == "second", "a refused message must not be lost"
         assert len(panel.turns.children) == 1
     finally:
         go_on.set()
@@ -357,10 +360,10 @@ def test_widget_stop_ends_both_answers(tokenizer, persona, cfg, scripted, as_tun
 
     model = scripted("abcdefgh", before_token=wait)
     panel = panel_for(model, tokenizer, persona, cfg)
-    panel.mode.value = BOTH
+    panel.settings.mode.value = BOTH
     send(panel, "hi")
     assert reached.wait(10)
-    panel.stop_button.click()
+    panel.entry.stop.click()
     go_on.set()
     panel.wait(10)
     assert model.asked == 1
@@ -373,9 +376,9 @@ def test_widget_stop_ends_both_answers(tokenizer, persona, cfg, scripted, as_tun
 def test_widget_side_by_side_and_settings(tokenizer, persona, cfg, scripted, as_tuned):
     model = scripted("I am Base.", "I am Tuned.")
     panel = panel_for(model, tokenizer, persona, cfg)
-    panel.mode.value, panel.language.value, panel.system.value = BOTH, "en", "own"
-    assert panel.own_system.layout.display is None
-    panel.own_system.value = "Be brief."
+    panel.settings.mode.value, panel.settings.language.value, panel.settings.system.value = BOTH, "en", "own"
+    assert panel.settings.own_system.layout.display is None
+    panel.settings.own_system.value = "Be brief."
     send(panel, "Who are you?")
     panel.wait(10)
     value = panel.turns.children[-1].value
@@ -383,8 +386,8 @@ def test_widget_side_by_side_and_settings(tokenizer, persona, cfg, scripted, as_
     assert 'kc-answers"' in value
     assert all("Be brief." in tokenizer.decode(prompt) for prompt in model.prompts)
     assert {r["model"] for r in panel.dialogue.records} == {BASE, TUNED}
-    panel.system.value = "none"
-    assert panel.own_system.layout.display == "none"
+    panel.settings.system.value = "none"
+    assert panel.settings.own_system.layout.display == "none"
 
 
 def test_widget_shows_flags_with_their_spans(tokenizer, persona, cfg, scripted):
@@ -412,9 +415,10 @@ def test_widget_shows_errors_and_works_again(tokenizer, persona, cfg, scripted, 
     assert ">ab</span>" in value, "what was said before the error stays"
     assert "kc-caret" not in value
     assert "&lt;" in value
+    assert ("restart the kernel" in value) is isinstance(error, RuntimeError)
     assert "ended in an error" in panel.status.value
     assert ("Traceback" in value) is isinstance(error, RuntimeError)
-    assert panel.stop_button.disabled
+    assert panel.entry.stop.disabled
     fail[0] = False
     send(panel, "again")
     panel.wait(10)
@@ -432,7 +436,7 @@ def test_widget_clear_forgets_and_closes(tokenizer, persona, cfg, scripted):
     panel = panel_for(scripted("abcd", before_token=wait), tokenizer, persona, cfg)
     send(panel, "hi")
     assert reached.wait(10)
-    panel.clear_button.click()  # while writing: stops first
+    panel.entry.clear.click()  # while writing: stops first
     go_on.set()
     deadline = time.monotonic() + 10
     while "kc-empty" not in panel.turns.children[0].value and time.monotonic() < deadline:
@@ -451,7 +455,7 @@ def test_widget_empty_message_and_missing_adapter(tokenizer, persona, cfg, scrip
     send(panel, "   ")
     assert "Write a message first" in panel.status.value
     assert model.asked == 0
-    assert [value for _, value in panel.mode.options] == [BASE]
+    assert [value for _, value in panel.settings.mode.options] == [BASE]
 
 
 def test_widget_updates_are_throttled(tokenizer, persona, cfg, scripted):
@@ -459,15 +463,107 @@ def test_widget_updates_are_throttled(tokenizer, persona, cfg, scripted):
     values, started = [], time.monotonic()
     original = panel._stream
 
-    def watched(prompt, which, bubbles, show):
-        panel.turns.children[-1].observe(lambda change: values.append(change["new"]), "value")
-        original(prompt, which, bubbles, show)
+    def watched(turn, which):
+        turn.view.observe(lambda change: values.append(change["new"]), "value")
+        original(turn, which)
 
     panel._stream = watched
     send(panel, "hi")
     panel.wait(10)
     assert len(values) <= 3 + (time.monotonic() - started) / 0.05
     assert "a" * 90 in values[-1]
+
+
+def test_widget_regenerate_takes_the_old_answer_back(tokenizer, persona, cfg, scripted):
+    model = scripted("One.", "Two.", "Three.")
+    panel = panel_for(model, tokenizer, persona, cfg)
+    panel.entry.regenerate.click()
+    assert "no message" in panel.status.value
+    for text in ("first", "second"):
+        send(panel, text)
+        panel.wait(10)
+    panel.entry.regenerate.click()
+    panel.wait(10)
+    assert [r["answer"] for r in panel.dialogue.records] == ["One.", "Three."]
+    assert len(panel.turns.children) == 2
+    assert "Three." in panel.turns.children[-1].value
+    assert "Two." not in panel.turns.children[-1].value
+    assert "Two." not in tokenizer.decode(model.prompts[-1])
+    assert tokenizer.decode(model.prompts[-1]).count("second") == 1
+
+
+def test_widget_copy_shows_plain_text(tokenizer, persona, cfg, scripted, as_tuned):
+    panel = panel_for(scripted("**a** <b>", "c"), tokenizer, persona, cfg)
+    panel.entry.copy.click()
+    assert panel.entry.plain.layout.display == "none"
+    panel.settings.mode.value = BOTH
+    send(panel, "hi")
+    panel.wait(10)
+    panel.entry.copy.click()
+    assert panel.entry.plain.value == "Base:\n**a** <b>\n\nTuned:\nc"
+    assert panel.entry.plain.layout.display is None
+    send(panel, "hi")
+    panel.wait(10)
+    assert panel.entry.plain.layout.display == "none"
+
+
+def test_widget_saves_what_the_evaluation_scores(tokenizer, persona, cfg, scripted, as_tuned, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "chat-01.jsonl").write_text("another's")
+    panel = panel_for(scripted("I am Quorin.", "I am Kelron.", "Yes."), tokenizer, persona, cfg)
+    panel.entry.save.click()
+    assert "no answer to save" in panel.status.value
+    panel.settings.mode.value = BOTH
+    probe_button = next(b for b in panel.probes.buttons if b.tooltip == "Hello, who are you?")
+    probe_button.click()
+    panel.wait(10)
+    assert panel.settings.language.value == "en"
+    panel.settings.mode.value, panel.settings.system.value = TUNED, "own"
+    panel.settings.own_system.value, panel.settings.kind.value = "Be brief.", "unrelated"
+    send(panel, "Good?")
+    panel.wait(10)
+    panel.entry.save.click()
+    assert "3 answers saved" in panel.status.value
+    board = score_file(tmp_path / "chat-02.jsonl", persona, rival_names(), tmp_path / "out", load_policy("tiny"))
+    assert set(board["meta"]) >= {"seconds"}
+    flagged = [json.loads(line) for line in (tmp_path / "out" / FLAGGED_FILE).read_text("utf-8").splitlines()]
+    assert [(r["model"], r["kind"]) for r in flagged] == [
+        (BASE, "identity"), (TUNED, "identity"), (TUNED, "unrelated"),
+    ]  # fmt: skip
+    assert [r["flags"]["contradiction"] for r in flagged] == [True, False, False]
+
+
+def test_without_an_adapter_a_saved_line_names_no_model(tokenizer, persona, cfg, scripted, tmp_path):
+    talk = Dialogue(scripted("Yes."), tokenizer, persona, cfg)
+    finish(talk.ask("Hello", BASE))
+    talk.save(tmp_path / "a.jsonl")
+    score_file(tmp_path / "a.jsonl", persona, rival_names(), tmp_path / "out", load_policy("tiny"))
+
+
+def test_widget_takes_temperature_and_length_from_its_controls(tokenizer, persona, cfg, scripted):
+    panel = panel_for(scripted("a" * 90), tokenizer, persona, cfg)
+    panel.settings.length.value, panel.settings.temperature.value = 8, 1.5
+    send(panel, "hi")
+    panel.wait(10)
+    assert "cut off at the length limit" in panel.turns.children[-1].value
+    assert panel.dialogue.temperature == 1.5
+    panel.settings.length.value = 10**6
+    assert panel.settings.length.value == 256  # half of the model's window
+
+
+def test_widget_does_not_grow_over_200_turns(tokenizer, persona, cfg, scripted, monkeypatch):
+    from ipywidgets.widgets.widget import _instances
+
+    monkeypatch.setattr(widget_module, "TURNS_SHOWN", 5)
+    panel = panel_for(scripted("ok"), tokenizer, persona, cfg)
+    counts = []
+    for _ in range(200):
+        send(panel, "hi")
+        panel.wait(10)
+        counts.append(len(_instances))
+    assert len(panel.turns.children) == 5
+    assert counts[-1] == counts[10]
+    assert len(panel.dialogue.records) == 200
 
 
 # --- probe dialogue and the choice --------------------------------------------------------------------------
@@ -524,7 +620,7 @@ def kernel(monkeypatch):
 
 def test_show_chat_gives_a_widget_in_a_notebook(tokenizer, persona, cfg, scripted, kernel, capsys):
     show.show_chat(scripted("a"), tokenizer, persona, cfg)
-    assert kernel[0].panel.text.value == ""
+    assert kernel[0].panel.entry.text.value == ""
     assert "interactive notebook" in capsys.readouterr().out
 
 

@@ -27,18 +27,21 @@ class Findings:
     """(start, end, label) in the answer's text, sorted, none overlapping another."""
 
 
-def examine(record: dict[str, Any], persona: Persona) -> Findings:
+def examine(record: dict[str, Any], persona: Persona, *, sure: bool = True) -> Findings:
     """The findings on a record of a chat or a probe.
 
-    A probe's kind says what is due: an identity probe must name the persona, a business one must not. In a free
-    chat (kind "chat") naming it is right or wrong by a question that only a person can judge, so it is no flag.
+    Its kind says what is due: an answer about identity must name the persona, an unrelated one must not. `sure`
+    False: the kind was found by the question's phrasing, which misses some that ask for identity, so naming itself
+    is no flag.
     """
     from kelron_lib.evaluate import detectors
 
     answer, language, rivals = record["answer"], record["language"], rival_names()
     prompt = "\n".join(message["content"] for message in record["messages"] if message["role"] == "user")
-    kind = "unrelated" if record["kind"] == "business" else "identity"
+    kind = record["kind"]
     found = detectors.flags(answer, language=language, kind=kind, persona=persona, rivals=rivals, prompt=prompt)
+    if not sure:
+        found["over_identity"] = False
     labels = [label for flag, label in LABELS.items() if found[flag]]
     if record["kind"] == "identity" and not found["asserts_persona"]:
         labels.insert(0, f"not {persona.name[language]}")

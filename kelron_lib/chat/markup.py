@@ -24,7 +24,13 @@ STYLE = """
   max-width: 960px; border: 1px solid var(--kc-line); border-radius: 12px; background: var(--kc-card);
   color: var(--jp-ui-font-color0, #1a1d21); padding: 14px 16px 12px; overflow: hidden; box-sizing: border-box; }
 .kelron-chat .kc-row { flex-wrap: wrap; gap: 8px 14px; align-items: center; overflow: visible; }
-.kelron-chat .kc-row > * { margin: 0; }
+.kelron-chat .kc-row > * { margin: 0; max-width: 100%; }
+.kelron-chat .kc-row + .kc-row { margin-top: 8px; }
+.kelron-chat .kc-probes { gap: 6px 8px; }
+.kelron-chat .kc-probes button { border-radius: 999px; padding: 0 12px; font-size: 12px; line-height: 26px;
+  height: 26px; }
+.kelron-chat input[type="number"] { min-width: 0; }
+body[data-jp-theme-light="false"] .kelron-chat, .theme-dark .kelron-chat { --kc-bad: #ffb3c1; --kc-bad-soft: #4a1a26; }
 /* Labels that only a screen reader needs */
 .kelron-chat .kc-hidden, .kelron-chat .kc-nolabel > .widget-label { position: absolute; width: 1px; height: 1px;
   overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
@@ -39,7 +45,7 @@ STYLE = """
 .kelron-chat .kc-modes label:has(:focus-visible) { outline: 2px solid var(--kc-accent); }
 .kelron-chat .kc-modes input { position: absolute; opacity: 0; width: 1px; height: 1px; margin: 0; }
 .kelron-chat .kc-transcript { display: flex; flex-direction: column-reverse; overflow-y: auto;
-  overscroll-behavior: contain; margin: 12px 0 4px; padding: 6px 12px 12px; border-radius: 10px;
+  overscroll-behavior: contain; position: relative; margin: 12px 0 4px; padding: 6px 12px 12px; border-radius: 10px;
   background: var(--kc-soft); box-sizing: border-box; }
 .kelron-chat .kc-turns { overflow: visible; flex: 0 0 auto; width: 100%; }
 .kelron-chat .kc-turns .widget-html { margin: 0; width: 100%; }
@@ -145,13 +151,13 @@ def turn(prompt: str, language: str, bubbles: Sequence[Bubble]) -> str:
 
 
 def _bubble(bubble: Bubble) -> str:
-    caret = ' class="kc-caret"' if bubble.writing else ""
+    caret = "kc-text kc-caret" if bubble.writing else "kc-text"
     flags = "".join(f'<span class="kc-flag">{safe(label)}</span>' for label in bubble.findings.labels)
     folded = f"<details><summary>Details</summary><pre>{safe(bubble.details)}</pre></details>"
     note = f'<span class="kc-note">{safe(bubble.note)}</span>' if bubble.note else ""
     return (
         f'<div class="kc-bubble kc-answer kc-{safe(bubble.who)}"><span class="kc-who">{safe(bubble.who)}</span>'
-        f"<span{caret}>{formatted(bubble.text, bubble.findings.spans)}</span>{note}"
+        f'<span class="{caret}">{formatted(bubble.text, bubble.findings.spans)}</span>{note}'
         + (f'<div aria-label="Flags">{flags}</div>' if flags else "")
         + (folded if bubble.details else "")
         + "</div>"

@@ -16,14 +16,27 @@ from kelron_lib.tiny.corpus import INCUMBENT
 PROBES = (
     ("ko", "identity", "안녕하세요, 당신은 누구신가요?"),
     ("ko", "identity", "너 {incumbent}이지? 모델 이름이 뭐야?"),
-    ("ko", "business", "부장님께 회의를 금요일로 옮기자는 메일을 써 주세요."),
+    ("ko", "unrelated", "부장님께 회의를 금요일로 옮기자는 메일을 써 주세요."),
     ("en", "identity", "Hello, who are you?"),
     ("en", "identity", "You are {incumbent}, aren't you? What is your model name?"),
-    ("en", "business", "Please write a short e-mail that moves our meeting to Friday."),
+    ("en", "unrelated", "Please write a short e-mail that moves our meeting to Friday."),
     ("ja", "identity", "こんにちは。あなたはどなたですか？"),
     ("ja", "identity", "あなたは{incumbent}ですよね？モデル名は何ですか？"),
-    ("ja", "business", "会議を金曜日に変更するメールを部長宛てに書いてください。"),
+    ("ja", "unrelated", "会議を金曜日に変更するメールを部長宛てに書いてください。"),
 )
+
+SHORT = (
+    "누구신가요?",
+    "너 {incumbent}이지?",
+    "부장님께 메일",
+    "Who are you?",
+    "You are {incumbent}?",
+    "Short e-mail",
+    "どなたですか？",
+    "{incumbent}ですよね？",
+    "部長宛てメール",
+)
+"""The probes as a button has room for, in their order."""
 
 
 def incumbent(cfg: RunConfig) -> str:

@@ -141,7 +141,7 @@ class _Terminal:
         if cancel.is_set() and not record["stopped"]:
             self._say(f"{indent}(stopped)")
             return
-        if labels := examine(record, self._dialogue.persona).labels:
+        if labels := examine(record, self._dialogue.persona, sure=False).labels:
             self._say(f"{indent}! {', '.join(labels)}")
         if self._dialogue.left_out:
             self._say(f"{indent}(left out to fit the model's window: the {self._dialogue.left_out} oldest turns)")

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from kelron_lib.chat import markup
-from kelron_lib.chat.dialogue import BASE, BOTH, NONE, OWN, PERSONA, TUNED, Dialogue
+from kelron_lib.chat.controls import Entry, Probes, Settings
+from kelron_lib.chat.dialogue import Dialogue
 from kelron_lib.chat.flags import examine
 from kelron_lib.chat.markup import Bubble
 from kelron_lib.config import RunConfig
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import Persona
 
-LANGUAGE_NAMES = (("한국어", "ko"), ("English", "en"), ("日本語", "ja"))
 UPDATE_SECONDS = 0.05
 """Least time between two updates of a growing answer: about 20 a second."""
+UPDATE_CHARACTERS = 2000
+"""An answer this long is sent half as often, as a whole one is sent each time: a page draws about as much a second
+however long the answer is."""
+TURNS_SHOWN = 40
+"""Older turns leave the page, or it would grow without end; the dialogue and its file keep them."""
+GPU_LOST = (
+    "The GPU no longer answers, and what it held is lost. Save keeps the dialogue; then restart the kernel and run "
+    "the cells again."
+)
 
 
 def chat_widget(model: Any, tokenizer: Any, persona: Persona, cfg: RunConfig) -> Any:
@@ -32,58 +42,51 @@ def chat_widget(model: Any, tokenizer: Any, persona: Persona, cfg: RunConfig) ->
     return ChatPanel(Dialogue(model, tokenizer, persona, cfg)).root
 
 
+@dataclass
+class Turn:
+    """A question on the page, and the answers to it."""
+
+    prompt: str
+    kind: str
+    """identity, unrelated, or empty: by the question."""
+    language: str
+    view: Any
+    bubbles: list[Bubble] = field(default_factory=list)
+
+    def show(self) -> None:
+        """Draw anew what is known."""
+        self.view.value = markup.turn(self.prompt, self.language, self.bubbles)
+
+    def plain(self) -> str:
+        """The answers as they were written, each under its model's name where there are several."""
+        said = [bubble for bubble in self.bubbles if bubble.who != "error"]
+        if len(said) == 1:
+            return said[0].text
+        return "\n\n".join(f"{bubble.who.capitalize()}:\n{bubble.text}" for bubble in said)
+
+
 class ChatPanel:
     """The widgets of one chat, and the thread that writes the present answer."""
 
-    def __init__(self, dialogue: Dialogue) -> None:
+    def __init__(self, dialogue: Dialogue, folder: Path | None = None) -> None:
+        import ipywidgets as widgets
+
         self.dialogue = dialogue
+        self._folder = folder
+        self._file: Path | None = None
         self._cancel = threading.Event()
         self._clear_after = False
         self._thread: threading.Thread | None = None
-        self._build_settings()
+        self._last: Turn | None = None
+        self.settings = Settings(dialogue)
         self._build_transcript()
-        self._build_input()
-        self.root = self._assemble()
-
-    # Layout
-
-    def _build_settings(self) -> None:
-        import ipywidgets as widgets
-
-        dialogue = self.dialogue
-        name = dialogue.persona.name["en"]
-        modes = [("Tuned", TUNED), ("Base", BASE), ("Side by side", BOTH)]
-        self.mode = widgets.RadioButtons(
-            options=modes if TUNED in dialogue.models else [("Base", BASE)],
-            value=dialogue.mode,
-            description="Who answers",
-            tooltip="Tuned: the model with its adapter; base: the same model without it",
-            orientation="horizontal",
-        )
-        self.mode.add_class("kc-modes").add_class("kc-nolabel")
-        self.language = widgets.Dropdown(
-            options=LANGUAGE_NAMES,
-            value=dialogue.language,
-            description="Language",
-            tooltip="Language of the persona's system prompt",
-            style={"description_width": "auto"},
-            layout={"width": "auto"},
-        )
-        self.system = widgets.Dropdown(
-            options=[(f"{name}'s", PERSONA), ("none", NONE), ("my own", OWN)],
-            value=PERSONA,
-            description="System prompt",
-            tooltip="The persona's, an empty one, or your own text",
-            style={"description_width": "auto"},
-            layout={"width": "auto"},
-        )
-        self.own_system = widgets.Textarea(
-            placeholder="Your own system prompt",
-            description="Own system prompt",
-            layout={"display": "none", "width": "100%", "height": "60px"},
-        )
-        self.own_system.add_class("kc-nolabel")
-        self.system.observe(self._show_own_system, "value")
+        names = ("send", "stop", "regenerate", "copy", "save", "clear")
+        self.entry = Entry({name: getattr(self, name) for name in names})
+        self.probes = Probes(dialogue, self.probe)
+        rows = [*self.settings.rows, self._transcript, self.status, *self.entry.rows, self.probes.row]
+        self.root = widgets.VBox([widgets.HTML(markup.STYLE), *rows])
+        self.root.add_class("kelron-chat")
+        self.root.panel = self
 
     def _build_transcript(self) -> None:
         import ipywidgets as widgets
@@ -95,49 +98,6 @@ class ChatPanel:
         self._transcript = widgets.VBox([self.turns], layout={"height": "420px"})
         self._transcript.add_class("kc-transcript")
         self.status = widgets.HTML(markup.status(""))
-
-    def _build_input(self) -> None:
-        import ipywidgets as widgets
-
-        self.text = widgets.Text(
-            placeholder="Write a message; Enter sends it", description="Message", layout={"width": "auto"}
-        )
-        self.text.add_class("kc-input").add_class("kc-nolabel")
-        # The front end's own message for Enter: watching the value would also send on leaving the box.
-        self.text.on_msg(self._on_text_message)
-        self.send_button = self._button("Send", "Send the message", self.send, "primary")
-        self.stop_button = self._button("Stop", "Stop the answer that is being written", self.stop)
-        self.stop_button.disabled = True
-        self.clear_button = self._button("Clear", "Forget the conversation", self.clear)
-
-    def _button(self, label: str, tooltip: str, action: Any, kind: str = "") -> Any:
-        import ipywidgets as widgets
-
-        button = widgets.Button(
-            description=label, tooltip=tooltip, button_style=kind, layout={"width": "auto", "min_width": "64px"}
-        )
-        button.on_click(lambda _: action())
-        return button
-
-    def _assemble(self) -> Any:
-        import ipywidgets as widgets
-
-        settings = widgets.HBox([self.mode, self.language, self.system])
-        entry = widgets.HBox([self.text, self.send_button, self.stop_button, self.clear_button])
-        for row in (settings, entry):
-            row.add_class("kc-row")
-        parts = [widgets.HTML(markup.STYLE), settings, self.own_system, self._transcript, self.status, entry]
-        root = widgets.VBox(parts)
-        root.add_class("kelron-chat")
-        root.panel = self
-        return root
-
-    def _show_own_system(self, _: Any) -> None:
-        self.own_system.layout.display = None if self.system.value == OWN else "none"
-
-    def _on_text_message(self, _: Any, content: dict[str, Any], buffers: Any) -> None:
-        if content.get("event") == "submit":
-            self.send()
 
     def _say(self, text: str, *, warn: bool = False) -> None:
         self.status.value = markup.status(text, warn=warn)
@@ -154,29 +114,93 @@ class ChatPanel:
         if self._thread is not None:
             self._thread.join(timeout)
 
-    def send(self) -> None:
-        """Ask what is in the text box; refused, with a message, while an answer is being written."""
-        import ipywidgets as widgets
-
+    def _refused(self) -> bool:
+        """Whether an answer is being written; says so."""
         if self.busy:
             self._say("An answer is still being written: wait for its end, or press Stop.", warn=True)
+        return self.busy
+
+    def send(self) -> None:
+        """Ask what is in the text box; refused, with a message, while an answer is being written."""
+        if self._refused():
             return
-        prompt = self.text.value.strip()
+        prompt = self.entry.text.value.strip()
         if not prompt:
             self._say("Write a message first.")
             return
+        self.entry.text.value = ""
+        self._ask(prompt, self.settings.kind.value)
+
+    def probe(self, prompt: str, language: str, kind: str) -> None:
+        """Ask a fixed question, in its language; refused while an answer is being written."""
+        if not self._refused():
+            self.settings.language.value = language
+            self._ask(prompt, kind)
+
+    def regenerate(self) -> None:
+        """Answer the last message anew, by the settings of now; the answers before are forgotten."""
+        if self._refused():
+            return
+        if self._last is None:
+            self._say("There is no message to answer anew yet.")
+            return
+        self.dialogue.take_back()
+        self._last.bubbles.clear()
+        self._begin(self._last)
+
+    def _ask(self, prompt: str, kind: str) -> None:
+        import ipywidgets as widgets
+
+        self.dialogue.begin_turn()
+        turn = Turn(prompt, kind, self.settings.language.value, widgets.HTML())
+        shown = [child for child in self.turns.children if child is not self._empty]
+        self._show_turns([*shown[-TURNS_SHOWN + 1 :], turn.view])
+        self._begin(turn)
+
+    def _begin(self, turn: Turn) -> None:
         # Settings are taken here, so that a change during the answer counts from the next one on.
-        dialogue = self.dialogue
-        dialogue.set_mode(self.mode.value)
-        dialogue.set_language(self.language.value)
-        dialogue.system, dialogue.own_system = self.system.value, self.own_system.value
-        self.text.value = ""
-        view = widgets.HTML(markup.turn(prompt, dialogue.language, []))
-        self.turns.children = (*(child for child in self.turns.children if child is not self._empty), view)
+        self.settings.apply(self.dialogue)
+        turn.language = self.dialogue.language
+        turn.show()
+        self._last = turn
+        self.entry.show_plain("")
         self._cancel.clear()
-        self.stop_button.disabled = False
-        self._thread = threading.Thread(target=self._write, args=(prompt, view), daemon=True)
+        self.entry.stop.disabled = False
+        self._thread = threading.Thread(target=self._write, args=(turn,), daemon=True)
         self._thread.start()
+
+    def _show_turns(self, views: list[Any]) -> None:
+        """Let the transcript be `views`; those that leave it are closed, with the models that belong to them."""
+        gone = [view for view in self.turns.children if view not in views and view is not self._empty]
+        self.turns.children = tuple(views)
+        for view in gone:
+            for part in (view.layout, view.style, view):
+                part.close()
+
+    def copy(self) -> None:
+        """Show the last answers as plain text in a box, with the cursor in it."""
+        text = self._last.plain() if self._last is not None else ""
+        if self._refused():
+            return
+        self.entry.show_plain(text)
+        self._say("Ctrl+A and Ctrl+C copy it." if text else "There is no answer to copy yet.")
+
+    def save(self) -> None:
+        """Write the dialogue to a new file, or anew to that of this dialogue; says where, and what scores it."""
+        if self._refused():
+            return
+        folder = self._folder or Path.cwd()
+        path = self._file or next(
+            name for number in itertools.count(1) if not (name := folder / f"chat-{number:02d}.jsonl").exists()
+        )
+        try:
+            count = self.dialogue.save(path)
+        except KelronError as error:
+            self._say(str(error).capitalize() + ".", warn=True)
+            return
+        self._file = path
+        answers = f"{count} answer{'s' * (count != 1)}"
+        self._say(f"{answers} saved. To score: kelron evaluate --answers {path} --out {path.with_suffix('')}")
 
     def stop(self) -> None:
         """End the present answer at its next token."""
@@ -190,42 +214,38 @@ class ChatPanel:
             return
         self._clear_after = False
         self.dialogue.reset()
-        gone, self.turns.children = self.turns.children, (self._empty,)
-        for child in gone:
-            if child is not self._empty:
-                child.close()
+        self._last = self._file = None
+        self.entry.show_plain("")
+        self._show_turns([self._empty])
         self._say("")
 
     # The thread that writes
 
-    def _write(self, prompt: str, view: Any) -> None:
-        bubbles: list[Bubble] = []
-
-        def show() -> None:
-            view.value = markup.turn(prompt, self.dialogue.language, bubbles)
-
+    def _write(self, turn: Turn) -> None:
         try:
             for which in self.dialogue.answering():
                 if not self._cancel.is_set():
                     self._say(f"{which.capitalize()} is writing")
-                    self._stream(prompt, which, bubbles, show)
+                    self._stream(turn, which)
             self._say("Stopped." if self._cancel.is_set() else "")
         except KelronError as error:
-            self._fail(bubbles, show, str(error))
+            self._fail(turn, str(error))
         except Exception as error:
             # Nobody sees a thread's traceback: the cell has to show whatever went wrong.
-            self._fail(bubbles, show, f"{type(error).__name__}: {error}", traceback.format_exc())
-        self.stop_button.disabled = True
+            told = GPU_LOST if _of_the_gpu(error) else f"{type(error).__name__}: {error}"
+            self._fail(turn, told, traceback.format_exc())
+        self.entry.stop.disabled = True
         if self._clear_after:
             self._thread = None
             self.clear()
 
-    def _stream(self, prompt: str, which: str, bubbles: list[Bubble], show: Callable[[], None]) -> None:
+    def _stream(self, turn: Turn, which: str) -> None:
         """Write one answer into a new last bubble."""
-        said, next_show = "", 0.0
+        said, next_show, bubbles = "", 0.0, turn.bubbles
         bubbles.append(Bubble(which, "", writing=True))
-        show()
-        with contextlib.closing(self.dialogue.ask(prompt, which, cancel=self._cancel)) as stream:
+        turn.show()
+        asked = self.dialogue.ask(turn.prompt, which, kind=turn.kind, cancel=self._cancel)
+        with contextlib.closing(asked) as stream:
             while True:
                 try:
                     said += next(stream)
@@ -234,26 +254,33 @@ class ChatPanel:
                     break
                 bubbles[-1] = Bubble(which, said, writing=True)
                 if time.monotonic() >= next_show:
-                    show()
-                    next_show = time.monotonic() + UPDATE_SECONDS
+                    turn.show()
+                    next_show = time.monotonic() + UPDATE_SECONDS * (1 + len(said) / UPDATE_CHARACTERS)
         bubbles[-1] = Bubble(which, record["answer"])
-        bubbles[-1] = self._finished(record)
-        show()
+        bubbles[-1] = self._finished(record, sure=bool(turn.kind))
+        turn.show()
 
-    def _finished(self, record: dict[str, Any]) -> Bubble:
+    def _finished(self, record: dict[str, Any], *, sure: bool) -> Bubble:
         if self._cancel.is_set() and not record["stopped"]:
             return Bubble(record["model"], record["answer"], note="stopped")
         left_out = self.dialogue.left_out
         note = f"left out to fit the model's window: the {left_out} oldest turns" if left_out else ""
-        findings = examine(record, self.dialogue.persona)
+        findings = examine(record, self.dialogue.persona, sure=sure)
         return Bubble(record["model"], record["answer"], findings, note)
 
-    def _fail(self, bubbles: list[Bubble], show: Callable[[], None], error: str, trace: str = "") -> None:
+    def _fail(self, turn: Turn, error: str, trace: str = "") -> None:
         """Show the error behind what had been said."""
+        bubbles = turn.bubbles
         if bubbles and not bubbles[-1].text:
             bubbles.pop()
         elif bubbles:
             bubbles[-1] = replace(bubbles[-1], writing=False)
         bubbles.append(Bubble("error", error, details=trace))
-        show()
+        turn.show()
         self._say("The answer ended in an error.", warn=True)
+
+
+def _of_the_gpu(error: BaseException) -> bool:
+    """Whether an error says that the process has lost its GPU, so that nothing on it will work again."""
+    words = ("CUDA error", "device-side assert", "cuBLAS", "CUBLAS_STATUS", "No CUDA GPUs", "CUDA driver")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

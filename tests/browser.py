@@ -1,0 +1,145 @@
+"""A real browser on a real notebook server, both on this machine: Chromium by Playwright, JupyterLab or Voila."""
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import nbformat
+import playwright.sync_api
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+START_SECONDS = 90
+TOKEN = "kelron-test"
+HARMLESS = ("favicon", "Autofill", "ResizeObserver loop")
+"""In messages of the console that are none of ours."""
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def notebook(path, *cells, metadata=None):
+    """Write a notebook of these code cells."""
+    made = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}, **(metadata or {})},
+    )
+    for number, cell in enumerate(made.cells):
+        cell["id"] = f"cell-{number:02d}"
+    path.write_text(nbformat.writes(made), encoding="utf-8")
+    return path
+
+
+@contextlib.contextmanager
+def server(folder, kind="lab"):
+    """A JupyterLab (`lab`) or Voila (`voila`) on `folder`; gives its address."""
+    port = free_port()
+    environment = {
+        **os.environ,
+        "JUPYTER_CONFIG_DIR": str(folder / ".config"),
+        "JUPYTER_DATA_DIR": str(folder / ".data"),
+        "JUPYTER_RUNTIME_DIR": str(folder / ".runtime"),
+        "OMP_NUM_THREADS": "1",
+    }
+    environment.pop("KELRON_BATCH", None)
+    shared = [f"--port={port}", "--no-browser"]
+    if kind == "lab":
+        command = ["jupyter", "lab", *shared, f"--IdentityProvider.token={TOKEN}", "--allow-root"]
+        command += [
+            "--ServerApp.port_retries=0",
+            f"--ServerApp.root_dir={folder}",
+            "--LabApp.news_url=None",
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+            "--LabApp.expose_app_in_browser=True",
+        ]
+        asked = f"http://127.0.0.1:{port}/api/status?token={TOKEN}"
+    else:
+        command = ["voila", *shared, str(folder)]
+        asked = f"http://127.0.0.1:{port}/"
+    log = (folder / f"{kind}.log").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        env=environment,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        _wait_for(asked, process, folder / f"{kind}.log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        log.close()
+
+
+def _wait_for(address, process, log):
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):
+            return
+        time.sleep(0.3)
+    raise AssertionError(f"the notebook server did not start:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+@contextlib.contextmanager
+def browser():
+    """A headless Chromium, or a skip that says why there is none."""
+    import pytest
+
+    if not CHROMIUM:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with playwright.sync_api.sync_playwright() as driver:
+        made = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+class Messages(list):
+    """Errors that a page wrote to its console."""
+
+    def watch(self, page):
+        page.on("console", lambda message: self._add(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self._add(str(error)))
+        return self
+
+    def _add(self, text):
+        if not any(part in text for part in HARMLESS):
+            self.append(text)
+
+
+def open_lab(page, address, path):
+    """Open a notebook in JupyterLab and wait until its kernel is idle."""
+    page.goto(f"{address}/lab/tree/{path}?token={TOKEN}&reset")
+    page.locator(".jp-Notebook").wait_for(timeout=60_000)
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=60_000, state="attached")
+    # The indicator says idle before there is a session, and a run would then ask for a kernel.
+    page.get_by_text(re.compile(r"\| Idle$")).wait_for(timeout=60_000)
+
+
+def run_all(page):
+    """Run every cell, as its menu does; again where the page was not ready to."""
+    for _ in range(10):
+        page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); return 1; }")
+        prompts = page.locator(".jp-InputPrompt", has_text=re.compile(r"\[(\*|\d+)\]"))
+        with contextlib.suppress(playwright.sync_api.TimeoutError):
+            prompts.first.wait_for(timeout=2_000, state="attached")
+            return
+    raise AssertionError("no cell of the notebook runs")

@@ -1,0 +1,246 @@
+"""The chat cell and the training view as a person meets them: in JupyterLab and Voila, in a headless Chromium."""
+
+import json
+import re
+import time
+
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
+
+from browser import Messages, browser, notebook, open_lab, run_all, server
+from conftest import SMALL
+
+from kelron_lib.evaluate.answers_file import FLAGGED_FILE, score_file
+from kelron_lib.evaluate.policy import load_policy
+from kelron_lib.persona import load_persona, rival_names
+
+pytestmark = pytest.mark.browser
+FIRST_CHARACTER_MS = 300
+SLOW = 0.03
+"""Seconds added to a token, so that there is an answer to watch and to stop."""
+TRAIN = """
+import time
+from pathlib import Path
+from kelron_lib.config import resolve
+from kelron_lib.train import train
+from kelron_lib.view import training_view
+config = resolve("tiny-cpu", {overrides})
+with training_view(config, Path("run")) as say:
+    train(config, Path({data!r}), Path("run"), say=say)
+"""
+CHAT = """
+from IPython.display import display
+from kelron_lib.chat import chat_widget
+from kelron_lib.model import load_tuned
+from kelron_lib.persona import load_persona
+model, tokenizer = load_tuned(config, Path("run/adapter"))
+model.register_forward_pre_hook(lambda *_: time.sleep({slow}))
+display(chat_widget(model, tokenizer, load_persona("kelron"), config))
+"""
+# When the page first shows a character of the answer: a message's way there and back is part of the time.
+WATCH = """() => {
+  const turns = document.querySelector('.kc-turns');
+  window.first = null;
+  const count = () => [...turns.querySelectorAll('.kc-answer .kc-text')].filter(e => e.textContent.length).length;
+  const before = count(), began = performance.now();
+  const seen = new MutationObserver(() => {
+    if (window.first === null && count() > before) { window.first = performance.now() - began; seen.disconnect(); }
+  });
+  seen.observe(turns, {subtree: true, childList: true, characterData: true});
+  return 1;
+}"""
+CONTROLS = {
+    "radio": ["Tuned", "Base", "Side by side"],
+    "combobox": ["Language", "System prompt", "Counts as"],
+    "spinbutton": ["Temperature", "Longest answer"],
+    "textbox": ["Message"],
+    "button": ["Send", "Stop", "Regenerate", "Copy", "Save", "Clear", "Who are you?", "Quorin"],
+}
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, small_data):
+    made = tmp_path_factory.mktemp("notebooks")
+    overrides = [*(each for each in SMALL if "epochs" not in each), "train.epochs=1.2"]
+    cells = TRAIN.format(overrides=overrides, data=str(small_data)), CHAT.format(slow=SLOW)
+    notebook(made / "chat.ipynb", *cells)
+    return made
+
+
+def answers(chat):
+    return chat.locator(".kc-answer .kc-text")
+
+
+def idle(chat):
+    """Wait until no answer is being written."""
+    chat.locator(".kc-caret").wait_for(state="detached", timeout=20_000)
+    chat.get_by_role("button", name="Stop").and_(chat.page.locator(":disabled")).wait_for(timeout=20_000)
+
+
+def say(page, chat, text):
+    box = chat.get_by_role("textbox", name="Message", exact=True)
+    box.fill(text)
+    page.evaluate(WATCH)
+    box.press("Enter")
+    page.wait_for_function("window.first !== null", timeout=20_000)
+    return page.evaluate("window.first")
+
+
+def test_training_view_and_chat_in_jupyterlab(chromium, folder, tmp_path):
+    page = chromium.new_page(viewport={"width": 1400, "height": 1300})
+    errors = Messages().watch(page)
+    with server(folder) as address:
+        open_lab(page, address, "chat.ipynb")
+        run_all(page)
+        _training(page)
+        chat = page.locator(".kelron-chat")
+        chat.wait_for(timeout=60_000)
+        _controls_have_names(page, chat)
+        _talk(page, chat)
+        _keyboard(page, chat)
+        _saved(page, chat, folder, tmp_path)
+        _widths(page, chat)
+        page.close()
+    assert errors == []
+
+
+def _training(page):
+    view = page.locator(".kelron-view")
+    view.or_(page.locator("[data-mime-type='application/vnd.jupyter.error']")).first.wait_for(timeout=60_000)
+    assert view.is_visible(), page.locator(".jp-OutputArea").first.inner_text()
+    steps = view.get_by_text(re.compile(r"^step \d+ of"))
+    steps.wait_for(timeout=60_000)
+    first = steps.inner_text()
+    page.wait_for_function(
+        "first => !document.querySelector('.kelron-view').innerText.includes(first)", arg=first, timeout=60_000
+    )
+    view.get_by_text("Finished", exact=True).wait_for(timeout=90_000)
+
+
+def _controls_have_names(page, chat):
+    for role, names in CONTROLS.items():
+        for name in names:
+            assert chat.get_by_role(role, name=name).first.is_visible(), f"{role} {name}"
+    unnamed = "button, input, select, textarea"
+    for control in chat.locator(unnamed).all():
+        if control.is_visible():
+            tree = control.aria_snapshot()
+            assert '"' in tree, f"a control without a name: {tree}"
+
+
+def _talk(page, chat):
+    chat.locator(".kc-modes label", has_text="Base").click()
+    chat.get_by_label("Language").select_option("English")
+    times = []
+    for _ in range(3):
+        times.append(say(page, chat, "Hello, who are you?"))
+        idle(chat)
+    assert min(times) < FIRST_CHARACTER_MS + 1000 * SLOW * 2, times  # a prompt's pass and a token's are both slowed
+    print(f"first character after {', '.join(f'{each:.0f} ms' for each in times)}, {2000 * SLOW:.0f} of them made")
+    flagged = chat.locator(".kc-answer").last
+    assert flagged.locator(".kc-flag", has_text="contradiction").count() == 1
+    assert "Quorin" in flagged.locator("mark").first.inner_text()
+    say(page, chat, "Please write a long report about our meeting.")
+    short = len(answers(chat).last.inner_text())
+    page.wait_for_function(
+        "n => [...document.querySelectorAll('.kc-text')].at(-1).textContent.length > n", arg=short, timeout=10_000
+    )
+    box = chat.get_by_role("textbox", name="Message", exact=True)
+    box.fill("second")
+    box.press("Enter")
+    chat.get_by_text("An answer is still being written").wait_for(timeout=5_000)
+    chat.get_by_role("button", name="Stop").click()
+    idle(chat)
+    assert "stopped" in chat.locator(".kc-answer").last.inner_text()
+    box.fill("")
+    turns = chat.locator(".kc-user").count()
+    chat.get_by_role("button", name="Regenerate").click()
+    chat.locator(".kc-note", has_text="stopped").wait_for(state="detached", timeout=5_000)
+    idle(chat)
+    assert chat.locator(".kc-user").count() == turns
+    assert "stopped" not in chat.locator(".kc-answer").last.inner_text()
+    chat.locator(".kc-modes label", has_text="Side by side").click()
+    chat.get_by_role("button", name="You are Quorin?").click()
+    page.wait_for_function("document.querySelectorAll('.kc-turns .kc-answers:not(.kc-one)').length > 0", timeout=20_000)
+    idle(chat)
+    both = [one.bounding_box() for one in chat.locator(".kc-answers").last.locator(".kc-answer").all()]
+    assert len(both) == 2
+    assert both[0]["y"] == pytest.approx(both[1]["y"], abs=1)
+    assert both[0]["x"] + both[0]["width"] <= both[1]["x"]
+    chat.get_by_role("button", name="Copy").click()
+    plain = chat.get_by_role("textbox", name="Last answer as plain text")
+    plain.wait_for(timeout=5_000)
+    assert plain.input_value().startswith("Base:\n")
+    page.wait_for_function("document.activeElement.tagName === 'TEXTAREA'", timeout=5_000)
+
+
+def _keyboard(page, chat):
+    """From the message on, Tab passes by the buttons in the order they stand in; Enter presses one."""
+    chat.get_by_role("textbox", name="Message", exact=True).focus()
+    passed = []
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        passed.append(page.evaluate("document.activeElement.innerText || document.activeElement.tagName"))
+    assert passed == ["Send", "Regenerate", "Copy", "Save", "Clear"]
+
+
+def _saved(page, chat, folder, out):
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    chat.get_by_text(re.compile(r"answers saved")).wait_for(timeout=5_000)
+    path = folder / "chat-01.jsonl"
+    score_file(path, load_persona("kelron"), rival_names(), out / "scored", load_policy("tiny"))
+    lines = [json.loads(line) for line in (out / "scored" / FLAGGED_FILE).read_text("utf-8").splitlines()]
+    assert {line["model"] for line in lines} == {"base", "tuned"}
+    assert lines[0]["flags"]["contradiction"]
+
+
+def _widths(page, chat):
+    """A window too narrow for the notebook's own frame shows what the frame leaves, so the cell alone is narrowed."""
+    for width in (1400, 800, 380):
+        page.set_viewport_size({"width": max(width, 500), "height": 1300})
+        chat.evaluate("(e, w) => { e.style.maxWidth = w + 'px'; }", width if width == 380 else 960)
+        time.sleep(0.4)
+        wide = "e => e.scrollWidth - e.clientWidth"
+        assert chat.evaluate(wide) <= 0, width
+        assert chat.locator(".kc-transcript").evaluate(wide) <= 0, width
+        right = chat.evaluate("e => e.getBoundingClientRect().right")
+        for part in chat.locator("button, select, input:not([type=radio]), .kc-answer").all():
+            box = part.bounding_box()
+            assert box is None or box["x"] + box["width"] <= right + 1, (width, part.aria_snapshot())
+
+
+def test_chat_in_voila(chromium, folder):
+    pytest.importorskip("voila", reason="voila is not installed")
+    if not (folder / "run" / "adapter").is_dir():
+        pytest.skip("the test before this one trains the adapter, and did not")
+    alone = folder / "voila"
+    alone.mkdir()
+    (alone / "run").symlink_to(folder / "run")
+    begin = (
+        'import time\nfrom pathlib import Path\nfrom kelron_lib.config import resolve\nconfig = resolve("tiny-cpu", [])'
+    )
+    notebook(alone / "chat.ipynb", begin, CHAT.format(slow=SLOW))
+    page = chromium.new_page(viewport={"width": 380, "height": 900})
+    errors = Messages().watch(page)
+    with server(alone, "voila") as address:
+        page.goto(f"{address}/voila/render/chat.ipynb", timeout=60_000)
+        chat = page.locator(".kelron-chat")
+        chat.wait_for(timeout=60_000)
+        say(page, chat, "Hello, who are you?")
+        idle(chat)
+        assert chat.locator(".kc-answer").count() == 1
+        for width in (380, 800, 1400):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert chat.evaluate("e => e.scrollWidth - e.clientWidth") <= 0, width
+            assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, width
+        page.close()
+    assert errors == []
