@@ -258,11 +258,13 @@ def after_training(run: Path) -> str:
             "세션 시간 안에 한 스텝도 끝나지 않았습니다. 새 세션을 시작해 곧바로 02_train 을 실행하세요",
         )
     left = _sessions_left(status)
+    more = f", about {left} more {'session' if left == 1 else 'sessions'} at this speed" if left else ""
+    more_korean = f". 이 속도라면 앞으로 약 {left}번 더 실행하면 됩니다" if left else ""
     return _next(
-        f"03_resume in the next session{f', about {left} more at this speed' if left else ''} (on Kaggle: attach this "
-        "notebook's output, unless the store is on the Hub).",
-        f"다음 세션에서 03_resume 을 실행하세요{f', 이 속도라면 앞으로 약 {left}번입니다' if left else ''} (Kaggle: "
-        "저장소가 Hub 에 있지 않다면 이 노트북의 출력을 첨부)",
+        f"03_resume in the next session{more} (on Kaggle: attach this notebook's output, unless the store is on the "
+        "Hub).",
+        "다음 세션에서 03_resume 을 실행하세요 (Kaggle: 저장소가 Hub 에 있지 않다면 이 노트북의 출력을 "
+        f"첨부){more_korean}",
     )
 
 

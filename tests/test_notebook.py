@@ -126,7 +126,7 @@ def test_the_whole_config_is_folded_away():
     ("state", "first", "step", "words"),
     [
         ("finished", 5, 12, "04_evaluate"),
-        ("budget", 0, 5, "03_resume in the next session, about 2 more at this speed"),
+        ("budget", 0, 5, "03_resume in the next session, about 2 more sessions at this speed"),
         ("stopped", 5, 5, "03_resume in the next session (on Kaggle"),
         ("budget", 0, 0, "no step was done"),
         ("failed", 0, 5, "the session failed: so it went. Put that right, then 03_resume"),

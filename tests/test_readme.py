@@ -1,4 +1,4 @@
-"""README.ko.md says what README.md says: the demo's table, the other figures, the verbs; and its links lead somewhere."""
+"""README.ko.md says what README.md says: the demo's table, other figures, the verbs; and its links lead somewhere."""
 
 import re
 
