@@ -21,6 +21,7 @@ from kelron_lib.config import PRESETS, SMALL, RunConfig, resolve, to_json
 from kelron_lib.data_verbs import add_data_actions
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate_verb import add_evaluate_verb
+from kelron_lib.files import cannot_write, write_whole
 from kelron_lib.interrupt import Interrupted
 from kelron_lib.persona_verbs import add_persona_verbs
 from kelron_lib.prove_verb import add_prove_verb
@@ -90,6 +91,7 @@ def _plan(args: argparse.Namespace, config: RunConfig) -> int:
         parse_gpus,
         plan,
         plan_dict,
+        plan_svg,
         plan_table,
     )
     from kelron_lib.preflight.run import planned_work
@@ -102,6 +104,11 @@ def _plan(args: argparse.Namespace, config: RunConfig) -> int:
     epoch = Epoch(samples=split_sizes(config.data)["train"])
     wanted = MADE_FOR.get(config.preset) or None
     made = plan(fields, planned_work(config, fields), parse_gpus(args.gpus), epoch=epoch, wanted=wanted)
+    if args.svg is not None:
+        try:
+            write_whole(args.svg, plan_svg(made).encode() + b"\n")
+        except OSError as error:
+            raise cannot_write(f"write {args.svg}", error) from error
     print(json.dumps(plan_dict(made), indent=2) if args.json else plan_table(made))
     return 0
 
@@ -215,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     plan = verb("plan", _plan, "the memory on each GPU, which placement fits, and why (arithmetic, no GPU needed)")
     plan.add_argument("--gpus", default="2x14.74", metavar="NxGIB", help="GPUs, in GiB each (default: %(default)s)")
     plan.add_argument("--json", action="store_true", help="as JSON")
+    plan.add_argument("--svg", type=Path, metavar="FILE", help="draw what each GPU holds at its peak, too")
     plan.add_argument("--attempts", action="store_true", help="replay the ten placements of the first attempt")
     chat = verb("chat", _chat, "talk to the model in the terminal")
     chat.add_argument("--adapter", type=Path, help="the adapter's folder; without it you talk to the base")

@@ -6,6 +6,10 @@ class KelronError(Exception):
 
     exit_code = 2
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it: IPython asks for these lines in place of the traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class RunFailed(KelronError):
     """The input could be used and the run went wrong; the line says by what."""

@@ -8,6 +8,7 @@ import shlex
 import shutil
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from conftest import SMALL
@@ -529,6 +530,20 @@ def test_the_tiny_base_says_beforehand_that_a_cpu_takes_hours(capsys):
         main(["tiny-base", "--help"])
     told = " ".join(capsys.readouterr().out.split())
     assert "hours on a CPU and minutes on a GPU (--device cuda)" in told
+
+
+def test_the_picture_in_the_pages_is_what_the_plan_draws(capsys, tmp_path):
+    """`kelron plan --preset kelron-14b-t4x2 --svg docs/plan.svg` makes it again."""
+    code, out, _ = run(capsys, "plan", "--preset", "kelron-14b-t4x2", "--svg", str(tmp_path / "a" / "plan.svg"))
+    assert code == 0
+    assert "Use ddp" in out
+    drawn = (tmp_path / "a" / "plan.svg").read_text(encoding="utf-8")
+    assert drawn.startswith("<svg ")
+    assert Path("docs/plan.svg").read_text(encoding="utf-8") == drawn
+    code, _, err = run(capsys, "plan", "--svg", str(tmp_path / "a" / "plan.svg" / "b.svg"))
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "b.svg" in err
 
 
 def test_the_plan_says_what_fits_and_why(capsys):

@@ -11,7 +11,7 @@ from kaggle_image import ROOT
 
 from kelron_lib.kaggle_ops.__main__ import _parser
 
-PAGES = ("README.md", "docs/kaggle.md", "docs/kaggle-schedule.yml")
+PAGES = ("README.md", "README.ko.md", "docs/kaggle.md", "docs/kaggle-schedule.yml")
 WORKFLOW = yaml.safe_load((ROOT / "docs" / "kaggle-schedule.yml").read_text())
 
 

@@ -1,0 +1,214 @@
+"""What a notebook looks at first and says at its end, and that the notebooks run twice without harm."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import SMALL
+
+from kelron_lib import demo, notebook
+from kelron_lib.config import resolve, to_json
+from kelron_lib.errors import KelronError
+from kelron_lib.session import make_status, write_status
+
+NOTEBOOKS = sorted(Path("notebooks").glob("*.ipynb"))
+HANGUL = re.compile("[가-힣]")
+
+
+def prepared(step, run, *overrides, preset="tiny-cpu", **others):
+    return notebook.prepare(step, preset=preset, run=str(run), overrides=list(overrides), **others)
+
+
+def cells_of(path):
+    return json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+
+
+@pytest.fixture
+def kaggle(monkeypatch, tmp_path):
+    """An emulated session with nothing attached, and its working folder."""
+    for name in ("input", "working"):
+        (tmp_path / "kaggle" / name).mkdir(parents=True)
+    monkeypatch.setenv("KELRON_KAGGLE", str(tmp_path / "kaggle"))
+    return tmp_path / "kaggle" / "working"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"preset": None}, r'PRESET is None: write a text in quotes, such as PRESET = "kelron-14b-t4x2"$'),
+        ({"run": " "}, r"RUN is ' ': write a text in quotes"),
+        ({"overrides": "train.epochs=2"}, r"OVERRIDES is 'train.epochs=2': write a list of texts, such as .*epochs=2"),
+        ({"accept_changes": "train.epochs"}, r"ACCEPT_CHANGES is 'train.epochs': write a list of texts"),
+        ({"fresh": "True"}, r"FRESH is 'True': write True or False, without quotes$"),
+        ({"preset": "tiny"}, r"unknown preset 'tiny'. Did you mean tiny-cpu\?$"),
+        ({"overrides": ["train.epoch=2"]}, r"unknown config key 'train.epoch'. Did you mean train.epochs\?$"),
+        ({"overrides": ["session.budget_seconds=3"]}, r"session.reserve_seconds"),
+    ],
+)
+def test_a_parameter_that_cannot_be_is_told_before_anything_else(wrong, words, tmp_path):
+    parameters = {"preset": "tiny-cpu", "run": str(tmp_path / "run"), "overrides": []}
+    with pytest.raises(KelronError, match=words):
+        notebook.prepare("train", **parameters | wrong)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_gpu_stops_it_with_the_fix(kaggle, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(KelronError, match=r"kelron-14b-t4x2 needs one: in the notebook's settings choose .* GPU T4 x2"):
+        prepared("train", kaggle / "run", preset="kelron-14b-t4x2")
+
+
+def test_a_base_that_cannot_be_downloaded_stops_it_with_the_fix(kaggle, monkeypatch):
+    monkeypatch.setattr("kelron_lib.preflight.machine.hub_unreachable", lambda endpoint: "no route to host")
+    with pytest.raises(KelronError, match=r"switch the internet on in the notebook's settings.*, or attach the model"):
+        prepared("train", kaggle / "run", "model.base=someone/absent")
+
+
+@pytest.mark.parametrize(
+    ("step", "words", "attach"),
+    [
+        ("train", "no dataset at .*: run 01_data_prep with the same RUN", "the output of 01_data_prep"),
+        ("resume", "no checkpoint at .*: run 02_train first", "the output of the last training session"),
+        ("evaluate", "no adapter at .*: run 02_train, and 03_resume until", "the output of the session that finished"),
+    ],
+)
+def test_an_earlier_step_that_is_missing_is_named(step, words, attach, tmp_path, monkeypatch):
+    with pytest.raises(KelronError, match=f"{words}.*, with the same RUN$|{words}$"):
+        prepared(step, tmp_path / "run")
+    for name in ("input", "working"):
+        (tmp_path / "kaggle" / name).mkdir(parents=True)
+    monkeypatch.setenv("KELRON_KAGGLE", str(tmp_path / "kaggle"))
+    with pytest.raises(KelronError, match=rf", or attach {attach} to this notebook \(Add Input, Your Work\)$"):
+        prepared(step, tmp_path / "kaggle" / "working" / "run")
+
+
+def test_what_is_there_is_enough(run, small_data):
+    out, step = run
+    assert prepared("resume", out, *SMALL) == (resolve("tiny-cpu", SMALL), out)
+    assert prepared("train", out, *SMALL, accept_changes=[], fresh=False)[1] == out  # the dataset is in the store
+    with pytest.raises(
+        KelronError, match=rf"is not finished \(budget, step {step} of \d+\).*run 03_resume until it is$"
+    ):
+        prepared("evaluate", out, *SMALL)
+    assert prepared("data", out / "anew", replace=False)[1] == out / "anew"
+
+
+def test_a_folder_that_kaggle_does_not_keep_is_told(kaggle, tmp_path, capsys):
+    prepared("data", tmp_path / "elsewhere")
+    assert f"Kaggle keeps only what lies in {kaggle}" in capsys.readouterr().out
+    prepared("data", kaggle / "run")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("preset", ["tiny-cpu", "kelron-14b-t4x2"])
+def test_a_run_in_short(preset):
+    config = resolve(preset, ["train.epochs=7", "store.url=hf://buckets/me/x/y"])
+    lines = notebook.run_summary(config, Path("runs/x")).splitlines()
+    assert 5 <= len(lines) <= 10
+    assert max(map(len, lines)) <= 120
+    assert lines[-1].split(maxsplit=1) == ["changed", "store.url=hf://buckets/me/x/y, train.epochs=7.0"]
+    assert any(line.startswith("training  7 epochs, ") for line in lines)
+    assert notebook.run_summary(resolve(preset), Path("runs/x")).endswith("changed   nothing of the preset")
+
+
+def test_the_whole_config_is_folded_away():
+    config = resolve("tiny-cpu", ["data.persona=<b>mine</b>"])
+    folded = notebook.folded_config(config)
+    assert repr(folded).count("\n") == 0
+    assert folded.body == to_json(config)
+    assert folded._repr_html_().startswith("<details><summary>")
+    assert "&lt;b&gt;mine" in folded._repr_html_()
+    assert "<b>" not in folded._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("state", "first", "step", "words"),
+    [
+        ("finished", 5, 12, "04_evaluate"),
+        ("budget", 0, 5, "03_resume in the next session, about 2 more sessions at this speed"),
+        ("stopped", 5, 5, "03_resume in the next session (on Kaggle"),
+        ("budget", 0, 0, "no step was done"),
+        ("failed", 0, 5, "the session failed: so it went. Put that right, then 03_resume"),
+        ("failed", 0, 0, "the session failed: so it went. Put that right, then 02_train"),
+    ],
+)
+def test_what_to_do_after_a_session(state, first, step, words, tmp_path):
+    status = make_status(state, "so it went", first_step=first, step=step, total_steps=12, seconds=61.0)
+    write_status(tmp_path, status)
+    english, korean = notebook.after_training(tmp_path).splitlines()
+    assert words in english
+    assert HANGUL.search(korean)
+    assert re.findall(r"0\d_\w+", english) == re.findall(r"0\d_[a-z]+", korean)
+    table = notebook.status_table(status)
+    assert f"{state}: {notebook.MEANINGS[state]}" in table
+    assert f"from {first} to {step} of 12 ({step / 12:.0%})" in table
+    assert "1:01" in table
+
+
+def test_where_no_session_ended_it_says_so(tmp_path):
+    assert "no session has ended" in notebook.after_training(tmp_path)
+
+
+def test_what_to_do_after_the_data_and_the_scoreboard(tmp_path):
+    assert notebook.after_data({"verdict": "pass"}, tmp_path).startswith("Next: 02_train")
+    assert str(tmp_path / "data" / "quality.html") in notebook.after_data({"verdict": "warn"}, tmp_path)
+    gate = {"policy": "demo", "passed": True, "checks": [{"met": True, "text": "recall: at least 90 %"}]}
+    assert "kelron publish" in notebook.after_evaluation({"gate": gate}, tmp_path)
+    missed = {**gate, "passed": False, "checks": [{"met": False, "text": "recall: at least 90 %"}]}
+    told = notebook.after_evaluation({"gate": missed}, tmp_path)
+    assert told.startswith("Does not pass the policy demo")
+    assert "kelron publish" not in told
+    assert str(tmp_path / "report.html") in told
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_speaks_both_languages_and_ends_with_what_is_next(path):
+    cells = cells_of(path)
+    for cell in cells:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            assert HANGUL.search(source), source
+            assert re.search("[A-Za-z]{4}", source), source
+        if "parameters" in cell["metadata"].get("tags", []):
+            assert all(" = " in line and "  # " in line and HANGUL.search(line) for line in source.splitlines()), source
+    for word in ("**Takes**", "**Needs**", "**Leaves**", "**소요 시간:**", "**필요한 것:**", "**남는 것:**"):
+        assert word in "".join(cells[0]["source"]), word
+    assert re.search(r"print\((after_\w+|next_steps)\(", "".join(cells[-1]["source"]))
+
+
+def test_an_error_is_one_line_in_a_notebook(tmp_path):
+    """Nothing else of it stands in the executed copy: no traceback."""
+    with pytest.raises(KelronError, match=r"03_resume.ipynb, cell \d+: KelronError: no checkpoint at"):
+        demo.run_notebook(Path("notebooks/03_resume.ipynb"), tmp_path, {"PRESET": "tiny-cpu", "RUN": str(tmp_path)})
+    outputs = [o for cell in cells_of(tmp_path / "notebooks/03_resume.ipynb") for o in cell.get("outputs", ())]
+    (error,) = [output for output in outputs if output["output_type"] == "error"]
+    (line,) = error["traceback"]
+    assert line.startswith("KelronError: no checkpoint at")
+
+
+@pytest.mark.slow
+def test_the_notebooks_run_twice_without_harm(tmp_path):
+    few = ("identity_prompts=3", "unrelated_prompts=3", "attack_prompts=0", "pressure_dialogues=0", "choice_items=1")
+    overrides = [*SMALL, *(f"evaluate.{text}" for text in few), "evaluate.max_new_tokens=8"]
+    run, shown, kept = tmp_path / "run", {}, {}
+    for turn in (1, 2):
+        for path in NOTEBOOKS[1:]:
+            out = tmp_path / f"turn-{turn}"
+            demo.run_notebook(path, out, {"PRESET": "tiny-cpu", "RUN": str(run), "OVERRIDES": overrides})
+            cells = cells_of(out / "notebooks" / path.name)
+            texts = [text for cell in cells for o in cell.get("outputs", ()) for text in o.get("text", ())]
+            shown[path.stem, turn] = "".join(texts)
+        kept[turn] = {
+            path.relative_to(run): path.read_bytes()
+            for part in ("data", "adapter", "store/dataset")
+            for path in sorted((run / part).rglob("*"))
+            if path.is_file()
+        } | {name: (run / name).read_bytes() for name in ("losses.json", "sessions.json", "answers.jsonl")}
+    assert kept[1] == kept[2]
+    assert json.loads((run / "status.json").read_text())["state"] == "finished"
+    for turn in (1, 2):
+        assert "Next: 02_train" in shown["01_data_prep", turn]
+        assert "Next: 04_evaluate" in shown["02_train", turn]
+        assert "Next: 04_evaluate" in shown["03_resume", turn]
+        assert "Next: " in shown["04_evaluate", turn]
