@@ -221,13 +221,13 @@ def after_data(quality: Mapping[str, Any], run: Path) -> str:
     if quality["verdict"] == "pass":
         return _next(
             "02_train (on Kaggle: attach this notebook's output).",
-            "02_train 을 실행하세요 (Kaggle: 이 노트북의 출력을 첨부)",
+            "02_train을 실행하세요 (Kaggle: 이 노트북의 출력을 첨부)",
         )
     return _next(
         f"look at the findings above ({page} shows them with rows). If they are acceptable, 02_train; else change data "
         "or OVERRIDES, set REPLACE = True and run this notebook again.",
-        f"위의 지적 사항을 먼저 확인하세요 ({page} 에서 해당 행을 볼 수 있습니다). 괜찮으면 02_train 으로 넘어가고, "
-        "아니면 데이터나 OVERRIDES 를 고친 뒤 REPLACE = True 로 다시 실행하세요",
+        f"위의 지적 사항을 먼저 확인하세요 ({page}에서 해당 행을 볼 수 있습니다). 괜찮으면 02_train으로 넘어가고, "
+        "아니면 데이터나 OVERRIDES를 고친 뒤 REPLACE = True로 다시 실행하세요",
     )
 
 
@@ -236,26 +236,26 @@ def after_training(run: Path) -> str:
     if not (run / STATUS_FILE).is_file():
         return _next(
             f"no session has ended in {run}. Do what the error above says, then run this notebook again.",
-            f"{run} 에서 끝난 세션이 없습니다. 위 오류 메시지대로 고친 뒤 이 노트북을 다시 실행하세요",
+            f"{run}에서 끝난 세션이 없습니다. 위 오류 메시지대로 고친 뒤 이 노트북을 다시 실행하세요",
         )
     status = read_status(run)
     if status.state == "finished":
         return _next(
             f"04_evaluate; the adapter is in {run / 'adapter'} (on Kaggle: attach this notebook's output).",
-            f"04_evaluate 를 실행하세요. 어댑터는 {run / 'adapter'} 에 있습니다 (Kaggle: 이 노트북의 출력을 첨부)",
+            f"04_evaluate를 실행하세요. 어댑터는 {run / 'adapter'}에 있습니다 (Kaggle: 이 노트북의 출력을 첨부)",
         )
     if status.state == "failed":
         again = "03_resume" if status.step else "02_train"
         return _next(
             f"the session failed: {status.reason}. Put that right, then {again}; what is kept in the store: step "
             f"{status.step}.",
-            f"세션이 실패했습니다: {status.reason}. 원인을 해결한 뒤 {again} 을 실행하세요 (저장소에 남은 체크포인트: "
+            f"세션이 실패했습니다: {status.reason}. 원인을 해결한 뒤 {again}을 실행하세요 (저장소에 남은 체크포인트: "
             f"{status.step} 스텝)",
         )
     if not status.step:
         return _next(
             "no step was done in this session's time. Start a new session and run 02_train first thing in it.",
-            "세션 시간 안에 한 스텝도 끝나지 않았습니다. 새 세션을 시작해 곧바로 02_train 을 실행하세요",
+            "세션 시간 안에 한 스텝도 끝나지 않았습니다. 새 세션을 시작해 곧바로 02_train을 실행하세요",
         )
     left = _sessions_left(status)
     more = f", about {left} more {'session' if left == 1 else 'sessions'} at this speed" if left else ""
@@ -263,7 +263,7 @@ def after_training(run: Path) -> str:
     return _next(
         f"03_resume in the next session{more} (on Kaggle: attach this notebook's output, unless the store is on the "
         "Hub).",
-        "다음 세션에서 03_resume 을 실행하세요 (Kaggle: 저장소가 Hub 에 있지 않다면 이 노트북의 출력을 "
+        "다음 세션에서 03_resume을 실행하세요 (Kaggle: 저장소가 Hub에 있지 않다면 이 노트북의 출력을 "
         f"첨부){more_korean}",
     )
 
@@ -280,13 +280,13 @@ def after_evaluation(scoreboard: Mapping[str, Any], run: Path) -> str:
     if gate and gate["passed"]:
         return f"{verdict_line(gate)}\n" + _next(
             "talk to it in the chat above, then `kelron publish` (docs/publishing.md).",
-            "위 채팅에서 직접 대화해 본 뒤 `kelron publish` 로 공개하세요 (docs/publishing.md)",
+            "위 채팅에서 직접 대화해 본 뒤 `kelron publish`로 공개하세요 (docs/publishing.md)",
         )
     told = f"{verdict_line(gate)}\n" if gate else ""
     return told + _next(
         f"see in {report} which answers fail, and try such questions in the chat above. Then change the data "
         "(01_data_prep) or the training (02_train) under another RUN, and compare.",
-        f"{report} 에서 어떤 답변이 실패했는지 확인하고 위 채팅에서 비슷한 질문을 해 보세요. 그다음 RUN 을 새 이름으로 "
+        f"{report}에서 어떤 답변이 실패했는지 확인하고 위 채팅에서 비슷한 질문을 해 보세요. 그다음 RUN을 새 이름으로 "
         "바꿔 데이터(01_data_prep)나 학습(02_train)을 조정하고 결과를 비교하세요",
     )
 
