@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -213,6 +214,34 @@ def _mend(config: RunConfig, adapter: Path) -> str:
     return f"copy it again, or {GET_ADAPTER}"
 
 
+_OTHER_SHAPE = re.compile(r"size mismatch for (?P<name>\S+?):")
+"""In what torch's load_state_dict says, of the first such tensor."""
+
+
+def _unfit(config: RunConfig, adapter: Path, why: str) -> KelronError:
+    return KelronError(
+        f"the adapter in {adapter} does not fit the base {portable_base(config)}: {why}; {_mend(config, adapter)}"
+    )
+
+
+def _require_same_tensors(config: RunConfig, adapter: Path, tuned: Any) -> None:
+    """Raise KelronError where an adapter lacks tensors or has others: peft only warns, and leaves such layers the
+    base's."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    weights = adapter / "adapter_model.safetensors"
+    if not weights.is_file():
+        return
+    with safe_open(weights, framework="pt") as file:
+        found = set(file.keys())
+    due = set(get_peft_model_state_dict(tuned, save_embedding_layers=False))  # "auto" asks the Hub
+    if missing := sorted(due - found):
+        raise _unfit(config, adapter, f"{missing[0]} is missing")
+    if strange := sorted(found - due):
+        raise _unfit(config, adapter, f"{strange[0]} belongs to no layer of it")
+
+
 def load_tuned(config: RunConfig, adapter: Path) -> tuple[Any, Any]:
     """The base with a trained adapter (eval mode), and the tokenizer. Raises KelronError if it does not fit."""
     from peft import PeftModel
@@ -222,7 +251,10 @@ def load_tuned(config: RunConfig, adapter: Path) -> tuple[Any, Any]:
     try:
         tuned = PeftModel.from_pretrained(model, str(adapter))
     except _load_errors() as error:
+        if other := _OTHER_SHAPE.search(str(error)):
+            raise _unfit(config, adapter, f"{other['name']} has another shape") from None
         raise _explain(error, "adapter", str(adapter), _mend(config, adapter)) from None
+    _require_same_tensors(config, adapter, tuned)
     tuned.eval()
     return tuned, tokenizer
 

@@ -208,6 +208,30 @@ def test_an_adapter_that_was_cut_off_is_named(capsys, tmp_path, trained):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda tensors, name: {**tensors, name: tensors[name][:, :8].contiguous()}, "has another shape"),
+        (lambda tensors, name: {key: tensors[key] for key in tensors if key != name}, "is missing"),
+        (
+            lambda tensors, name: {**tensors, f"{name}.x.lora_A.weight": tensors[name].clone()},
+            "belongs to no layer of it",
+        ),
+    ],
+)
+def test_an_adapter_that_does_not_fit_the_base_is_told_by_its_first_tensor(capsys, tmp_path, trained, change, why):
+    from safetensors.torch import load_file, save_file
+
+    adapter = shutil.copytree(trained / "adapter", tmp_path / "adapter")
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    name = sorted(tensors)[0]
+    save_file(change(tensors, name), adapter / "adapter_model.safetensors")
+    code, _, err = run(capsys, "chat", "--adapter", adapter)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"kelron: the adapter in {adapter} does not fit the base tiny: base_model.model.")
+    assert f" {why}; copy it again, or fetch" in err
+
+
 def test_what_is_no_adapter_says_what_to_do_next(capsys, tmp_path, trained):
     def told(verb, folder):
         code, _, err = run(capsys, verb, "--adapter", folder)
