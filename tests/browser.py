@@ -18,8 +18,8 @@ CHROMIUM = next(
 )
 START_SECONDS = 90
 TOKEN = "kelron-test"
-HARMLESS = ("favicon", "Autofill", "ResizeObserver loop")
-"""In messages of the console that are none of ours."""
+HARMLESS = ("favicon", "Autofill", "ResizeObserver loop", "net::ERR_NAME_NOT_RESOLVED", "voila.js")
+"""In messages of the console that are none of ours: Voila asks a network for fonts and for what it does not ship."""
 
 
 def free_port():

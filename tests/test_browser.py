@@ -109,7 +109,7 @@ def test_training_view_and_chat_in_jupyterlab(chromium, folder, tmp_path):
         _saved(page, chat, folder, tmp_path)
         _widths(page, chat)
         page.close()
-    assert errors == []
+    assert not errors, errors
 
 
 def _training(page):
@@ -243,4 +243,4 @@ def test_chat_in_voila(chromium, folder):
             assert chat.evaluate("e => e.scrollWidth - e.clientWidth") <= 0, width
             assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, width
         page.close()
-    assert errors == []
+    assert not errors, errors
