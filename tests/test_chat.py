@@ -334,7 +334,7 @@ def test_widget_shows_the_answer_while_it_grows(tokenizer, persona, cfg, scripte
     send(panel, "hi")
     assert reached.wait(10)
     try:
-        assert 'class="kc-caret">a' in panel.turns.children[-1].value
+        assert 'kc-caret">a' in panel.turns.children[-1].value
         assert "Base is writing" in panel.status.value
         assert not panel.entry.stop.disabled
         send(panel, "second")

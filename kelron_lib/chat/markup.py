@@ -26,6 +26,7 @@ STYLE = """
 .kelron-chat .kc-row { flex-wrap: wrap; gap: 8px 14px; align-items: center; overflow: visible; }
 .kelron-chat .kc-row > * { margin: 0; max-width: 100%; }
 .kelron-chat .kc-row + .kc-row { margin-top: 8px; }
+.kelron-chat .widget-textarea { margin: 8px 0 0; max-width: 100%; box-sizing: border-box; }
 .kelron-chat .kc-probes { gap: 6px 8px; margin-top: 10px; }
 .kelron-chat .kc-probes button { border-radius: 999px; padding: 0 12px; font-size: 12px; line-height: 26px;
   height: 26px; }
