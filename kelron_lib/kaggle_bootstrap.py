@@ -30,6 +30,10 @@ INSTALLED = (
 class BootstrapError(RuntimeError):
     """One line: what is wrong with this session, and what to do."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it: IPython asks for these lines in place of the traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     """A command's outcome, with its output as text."""

@@ -187,6 +187,17 @@ def test_an_error_is_one_line_in_a_notebook(tmp_path):
     assert line.startswith("KelronError: no checkpoint at")
 
 
+def test_so_is_one_of_the_first_cell(tmp_path):
+    nbformat = pytest.importorskip("nbformat")
+    code = "from kelron_lib.kaggle_bootstrap import check_gpus\ncheck_gpus(99)"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), tmp_path / "few.ipynb")
+    with pytest.raises(KelronError, match="choose the accelerator GPU"):
+        demo.run_notebook(tmp_path / "few.ipynb", tmp_path, {})
+    (error,) = cells_of(tmp_path / "notebooks" / "few.ipynb")[-1]["outputs"]
+    (line,) = error["traceback"]
+    assert line.startswith("BootstrapError: GPUs here: ")
+
+
 @pytest.mark.slow
 def test_the_notebooks_run_twice_without_harm(tmp_path):
     few = ("identity_prompts=3", "unrelated_prompts=3", "attack_prompts=0", "pressure_dialogues=0", "choice_items=1")
