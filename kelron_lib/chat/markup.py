@@ -78,7 +78,7 @@ body[data-jp-theme-light="false"] .kelron-chat, .theme-dark .kelron-chat { --kc-
   vertical-align: text-bottom; background: currentColor; opacity: .5; animation: kc-blink 1s steps(2) infinite; }
 .kelron-chat .kc-empty { display: grid; place-items: center; height: 390px; text-align: center;
   color: var(--kc-quiet); }
-.kelron-chat .kc-status { font-size: 12px; line-height: 20px; color: var(--kc-quiet); }
+.kelron-chat .kc-status { overflow-wrap: anywhere; font-size: 12px; line-height: 20px; color: var(--kc-quiet); }
 .kelron-chat .kc-warn { display: inline-block; padding: 0 8px; border-radius: 6px; color: var(--kc-bad);
   background: var(--kc-bad-soft); }
 .kelron-chat .kc-input { flex: 1 1 260px; min-width: 0; width: auto; position: relative; }
