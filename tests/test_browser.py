@@ -204,9 +204,9 @@ def _saved(page, chat, folder, out):
 
 
 def _widths(page, chat):
-    """A window too narrow for the notebook's own frame shows what the frame leaves, so the cell alone is narrowed."""
+    """At 380 the cell alone is narrowed: the page's own side bar would leave it less than half of such a window."""
     for width in (1400, 800, 380):
-        page.set_viewport_size({"width": max(width, 500), "height": 1300})
+        page.set_viewport_size({"width": max(width, 800), "height": 1300})
         chat.evaluate("(e, w) => { e.style.maxWidth = w + 'px'; }", width if width == 380 else 960)
         time.sleep(0.4)
         wide = "e => e.scrollWidth - e.clientWidth"
