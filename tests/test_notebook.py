@@ -223,3 +223,14 @@ def test_the_notebooks_run_twice_without_harm(tmp_path):
         assert "Next: 04_evaluate" in shown["02_train", turn]
         assert "Next: 04_evaluate" in shown["03_resume", turn]
         assert "Next: " in shown["04_evaluate", turn]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_papermill_finds_every_parameter(path, caplog):
+    """An equals sign in a comment is enough for it to miss one, of which it warns as if something were wrong."""
+    from papermill.inspection import inspect_notebook
+
+    cell = next(cell for cell in cells_of(path) if "parameters" in cell["metadata"].get("tags", []))
+    found = inspect_notebook(str(path))
+    assert list(found) == [line.split(" = ")[0] for line in cell["source"]]
+    assert not caplog.records
