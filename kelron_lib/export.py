@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.config import RunConfig
+from kelron_lib.config import RunConfig, as_overrides, differing, to_dict
 from kelron_lib.convergence import Validation, best
 from kelron_lib.errors import KelronError
 from kelron_lib.manifest import TRAINER_STATE, digest_problems, step_folder
@@ -22,6 +23,8 @@ from kelron_lib.verify import read_manifest
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 MADE_FROM = "kelron.json"
 """In an exported adapter's folder: the config and the data that it was made from."""
+ABOUT_THE_RUN = ("model.base", "lora", "data")
+"""Parts of a config that decide what an adapter is and what it is asked."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,16 @@ def made_from(adapter: Path) -> MadeFrom | None:
         raise KelronError(
             f"{file} does not tell what the adapter was made from: export it again, or remove it"
         ) from None
+
+
+def require_its_config(config: RunConfig, made: MadeFrom, adapter: Path, advice: str) -> None:
+    """Raise KelronError where a config is not of the run that made an adapter; `advice` stands before its values."""
+    if changed := differing(made.config, to_dict(config), ABOUT_THE_RUN):
+        values = as_overrides({key: then for key, (then, _) in changed.items()})
+        raise KelronError(
+            f"the adapter in {adapter} is of a run with {', '.join(values)}: {advice} "
+            f"({' '.join(f'--set {shlex.quote(value)}' for value in values)})"
+        )
 
 
 def adapter_digest(adapter: Path) -> str:

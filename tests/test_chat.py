@@ -537,7 +537,10 @@ def test_without_an_adapter_a_saved_line_names_no_model(tokenizer, persona, cfg,
     talk = Dialogue(scripted("Yes."), tokenizer, persona, cfg)
     finish(talk.ask("Hello", BASE))
     talk.save(tmp_path / "a.jsonl")
-    score_file(tmp_path / "a.jsonl", persona, rival_names(), tmp_path / "out", load_policy("tiny"))
+    (line,) = map(json.loads, (tmp_path / "a.jsonl").read_text("utf-8").splitlines())
+    assert "model" not in line
+    board = score_file(tmp_path / "a.jsonl", persona, rival_names(), tmp_path / "out", load_policy("tiny"))
+    assert "base" not in board
 
 
 def test_widget_takes_temperature_and_length_from_its_controls(tokenizer, persona, cfg, scripted):

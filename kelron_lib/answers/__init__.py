@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kelron_lib.answers.asking import BASE, TUNED, Asking, Measure
-from kelron_lib.answers.dialogues import Reply, is_empty
+from kelron_lib.answers.dialogues import Reply
 from kelron_lib.answers.kept import Kept, all_answers, begin, forget, measured, stages, work_done
 from kelron_lib.answers.share import answer_share
 from kelron_lib.errors import KelronError
@@ -22,7 +22,7 @@ from kelron_lib.launch import run_processes
 from kelron_lib.model import load_tokenizer
 from kelron_lib.processes import World, device_count, prepare_cuda_memory
 
-__all__ = ["BASE", "TUNED", "Asking", "Measure", "Reply", "answer_share", "ask", "is_empty", "measured", "work_done"]
+__all__ = ["BASE", "TUNED", "Asking", "Measure", "Reply", "answer_share", "ask", "measured", "work_done"]
 
 
 def ask(

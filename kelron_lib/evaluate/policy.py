@@ -26,6 +26,7 @@ from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.metrics import METRICS, SLICES
 from kelron_lib.evaluate.prompt import ATTACKS, SOURCES, SYSTEM_KINDS
 from kelron_lib.persona.document import Document, read_document
+from kelron_lib.persona.files import packaged_file
 from kelron_lib.settings import LANGUAGES
 
 POLICIES = Path(__file__).with_name("policies")
@@ -75,25 +76,13 @@ def policy_names() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in POLICIES.glob("*.yaml")))
 
 
-def _policy_file(name_or_path: str) -> Path:
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        return path
-    if name_or_path not in policy_names():
-        raise KelronError(
-            f"unknown policy {name_or_path!r}: use a packaged one or a .yaml path."
-            f"{nearest(name_or_path, policy_names())}"
-        )
-    return POLICIES / f"{name_or_path}.yaml"
-
-
 def load_policy(name_or_path: str) -> Policy:
     """A packaged policy by name, or one from a YAML file.
 
     Raises KelronError, with file and line, for an unknown name, key or value (nearest match), a file that is missing,
     empty or no YAML, a target that its metric cannot have, and a policy without targets.
     """
-    path = _policy_file(name_or_path)
+    path = packaged_file("policy", name_or_path, policy_names(), POLICIES)
     if path.is_file() and not path.read_bytes().strip():
         raise KelronError(f"{path} is empty: write `checks:` and a list of targets, or `from: release`")
     document = read_document(path)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from kelron_lib.answers import Asking, Measure, ask, measured, work_done
-from kelron_lib.config import RunConfig, as_overrides, config_hash, differing, to_dict, to_json
+from kelron_lib.config import RunConfig, config_hash, to_dict, to_json
 from kelron_lib.data import fingerprint, load_dataset_dir
 from kelron_lib.dataset import require_dataset
 from kelron_lib.errors import KelronError
@@ -20,15 +19,13 @@ from kelron_lib.evaluate.policy import load_policy
 from kelron_lib.evaluate.prompts import Prompt, prompts_of
 from kelron_lib.evaluate.report import read_earlier
 from kelron_lib.evaluate.score import require_same_kind
-from kelron_lib.export import MadeFrom, adapter_digest, made_from
+from kelron_lib.export import MadeFrom, adapter_digest, made_from, require_its_config
 from kelron_lib.model import require_adapter
 from kelron_lib.persona import load_persona, rival_names
 from kelron_lib.runtime import exclusive, read_json, write_json
 
 ASKED = "asked"
 """The folder in OUT that keeps the answers as they come."""
-ABOUT_THE_RUN = ("model.base", "lora", "data")
-"""Parts of a config that decide what an adapter is and what it is asked."""
 
 
 def _optional(path: Path, missing: Any) -> Any:
@@ -36,33 +33,14 @@ def _optional(path: Path, missing: Any) -> Any:
     return read_json(path) if path.exists() else missing
 
 
-def _require_its_config(config: RunConfig, adapter: Path) -> MadeFrom | None:
-    """What the adapter was made from, as far as it says. Raises KelronError where the config is not its run's: another
-    persona would be looked for, or other rows be asked."""
-    made = made_from(adapter)
-    if made is None:
-        return None
-    if changed := differing(made.config, to_dict(config), ABOUT_THE_RUN):
-        values = as_overrides({key: then for key, (then, _) in changed.items()})
-        raise KelronError(
-            f"the adapter in {adapter} is of a run with {', '.join(values)}: evaluate it with that config "
-            f"({' '.join(f'--set {shlex.quote(value)}' for value in values)})"
-        )
-    return made
-
-
-def _require_the_run(config: RunConfig, data: Path, adapter: Path) -> bool:
-    """Whether the adapter says which dataset it was trained on. Raises KelronError where that is not `data`, or the
-    config is not the run's: rows that it was trained on would be taken for held-out ones."""
-    made = _require_its_config(config, adapter)
-    if made is None:
-        return False
+def _require_its_data(made: MadeFrom, data: Path, adapter: Path) -> None:
+    """Raise KelronError where the adapter was trained on other data: rows that it was trained on would be taken for
+    held-out ones."""
     if fingerprint(data) != made.data_fingerprint:
         raise KelronError(
             f"{data} is not the dataset that the adapter in {adapter} was trained on, so its test rows may be known: "
             "name the run's own with --data (`kelron resume --data` with an empty folder brings it from the store)"
         )
-    return True
 
 
 def _asking(config: RunConfig, adapter: Path, prompts: Sequence[Prompt], measures: Sequence[Measure]) -> Asking:
@@ -107,11 +85,13 @@ def evaluate_run(
     require_same_kind(out, of_file=False)
     read_earlier(against, out)  # what cannot be compared with is told before hours of asking
     require_adapter(adapter)
-    _require_its_config(config, adapter)  # before the dataset, which of another persona is not there either
+    if (made := made_from(adapter)) is not None:  # before the dataset, which of another persona is not there either
+        require_its_config(config, made, adapter, "evaluate it with that config")
     persona = load_persona(config.data.persona)
     require_dataset(config, data)
     splits = load_dataset_dir(data)
-    held_out = _require_the_run(config, data, adapter)
+    if made is not None:
+        _require_its_data(made, data, adapter)
     about = {
         "losses": _optional(out / "losses.json", []),
         "sessions": _optional(out / "sessions.json", []),
@@ -136,7 +116,7 @@ def evaluate_run(
                 "config_hash": config_hash(config),
                 "adapter": adapter.name,
                 "adapter_sha256": adapter_digest(adapter),
-                "held_out": held_out,
+                "held_out": made is not None,
                 **work,
             },
             policy=policy,

@@ -12,7 +12,7 @@ from typing import Any
 from kelron_lib.config import nearest
 from kelron_lib.errors import KelronError
 from kelron_lib.persona.document import Document, read_document
-from kelron_lib.persona.files import PACKAGED, check_keys, read_yaml, text_list
+from kelron_lib.persona.files import PACKAGED, check_keys, packaged_file, read_yaml, text_list
 from kelron_lib.persona.josa import has_reading
 from kelron_lib.persona.rivals import rival_of
 from kelron_lib.settings import LANGUAGES
@@ -234,15 +234,7 @@ def persona_names() -> tuple[str, ...]:
 
 def persona_file(name_or_path: str) -> Path:
     """The file of a packaged persona, or the path itself. Raises KelronError for an unknown name (nearest match)."""
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        return path
-    if name_or_path not in persona_names():
-        raise KelronError(
-            f"unknown persona {name_or_path!r}: use a packaged one or a .yaml path."
-            f"{nearest(name_or_path, persona_names())}"
-        )
-    return PACKAGED / f"{name_or_path}.yaml"
+    return packaged_file("persona", name_or_path, persona_names(), PACKAGED)
 
 
 def load_persona(name_or_path: str) -> Persona:

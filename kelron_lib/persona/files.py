@@ -15,6 +15,19 @@ PACKAGED = Path(__file__).parent
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+def packaged_file(what: str, name_or_path: str, names: Iterable[str], folder: Path) -> Path:
+    """The file of a packaged one of `names` in `folder`, or the path itself. Raises KelronError for an unknown name
+    (nearest match); `what` it is, in a word."""
+    path, names = Path(name_or_path), tuple(names)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        return path
+    if name_or_path not in names:
+        raise KelronError(
+            f"unknown {what} {name_or_path!r}: use a packaged one or a .yaml path.{nearest(name_or_path, names)}"
+        )
+    return folder / f"{name_or_path}.yaml"
+
+
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file. Raises KelronError where it is missing, cannot be read or is broken."""
     try:

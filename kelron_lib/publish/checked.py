@@ -15,9 +15,8 @@ from kelron_lib.config import RunConfig, as_overrides, config_hash, differing, f
 from kelron_lib.data import QUALITY_FILE, fingerprint, is_dataset, load_dataset_dir
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.policy import load_policy
-from kelron_lib.evaluate.run import ABOUT_THE_RUN
 from kelron_lib.evaluate.score import SCOREBOARD_FILE
-from kelron_lib.export import MadeFrom, adapter_digest, made_from
+from kelron_lib.export import MadeFrom, adapter_digest, made_from, require_its_config
 from kelron_lib.model import portable_base, require_adapter
 from kelron_lib.persona import Persona, load_persona
 from kelron_lib.publish.adapter import Adapter, linears_of, read_adapter, require_fit
@@ -63,7 +62,7 @@ def check_run(config: RunConfig, run: Path, adapter: Path, data: Path, *, force:
     persona, plain = load_persona(config.data.persona), read_adapter(adapter)
     made = made_from(adapter)
     if made is not None:
-        _require_config(config, made, adapter)
+        require_its_config(config, made, adapter, "publish it with its --preset")
     require_fit(plain, linears_of(base_shape(config), plain.targets), portable_base(config))
     digest = adapter_digest(adapter)
     board = _scoreboard(config, run, persona, digest)
@@ -74,15 +73,6 @@ def check_run(config: RunConfig, run: Path, adapter: Path, data: Path, *, force:
     sessions = read_json(run / SESSIONS_FILE) if (run / SESSIONS_FILE).is_file() else []
     trained = config if made is None else from_dict(dict(made.config))
     return Checked(config, trained, persona, plain, made, digest, board, failing, quality, sessions)
-
-
-def _require_config(config: RunConfig, made: MadeFrom, adapter: Path) -> None:
-    if changed := differing(made.config, to_dict(config), ABOUT_THE_RUN):
-        values = as_overrides({key: then for key, (then, _) in changed.items()})
-        raise KelronError(
-            f"the adapter in {adapter} is of a run with {', '.join(values)}: publish it with its --preset "
-            f"({' '.join(f'--set {shlex.quote(value)}' for value in values)})"
-        )
 
 
 def _scoreboard(config: RunConfig, run: Path, persona: Persona, digest: str) -> Mapping[str, Any]:
