@@ -3,18 +3,19 @@
     python benchmarks/generate.py                                    # the tiny base and real questions, on the CPU
     python benchmarks/generate.py --random-weights --cap-gib 14.2 --json out.json    # 14B in nf4 with fp16, on CUDA
 
-The same prompts, greedy, the same stop tokens. `one by one`: `model.generate` for each prompt; `generate`: the same in
-left-padded batches, in the order of the prompts; `kelron`: `generate.generate_ids`, which sorts by length and gives the
-place of an answer that has ended to the next prompt. `equal`: the share of the answers, as tokens, that are those of
-one by one (of the prompts that it was given). With random weights, prompts are random tokens of the lengths of the
-training benchmark's samples, and every --stop-every-th token of the vocabulary stops an answer, so that answers have
-many lengths. Where a batch does not fit the memory, `generate` ends and `kelron` goes on with half as many rows, as it
-does in use.
+The same prompts, greedy, the same stop tokens. `generate, one by one`: transformers' `generate` for each prompt;
+`generate`: the same in left-padded batches, in the order of the prompts; `kelron`: `generate_ids`, which sorts by
+length and gives the place of an answer that has ended to the next prompt, on the model as `kelron evaluate` loads it.
+`equal`: the share of the answers, as tokens, that are those of `generate` one by one (of the prompts that it was
+given). With random weights, prompts are random tokens of the lengths of the training benchmark's samples, and every
+--stop-every-th token of the vocabulary stops an answer, so that answers have many lengths. Where a batch does not fit
+the memory, `generate` ends; `kelron` answers as many at once as fit, as it does in use.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import os
@@ -40,22 +41,17 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     add("--random-weights", action="store_true", help="a model of --shape in nf4 with an adapter, of random weights")
     add("--shape", choices=sorted(SHAPES), default="qwen2.5-14b" if torch.cuda.is_available() else "tiny")
     add("--r", type=int, default=128, help="rank of the random adapter; 0: none")
-    add("--embedding", choices=("device", "host"), default="device", help="where the random model's table rests")
+    add("--embedding", choices=("device", "host"), default="host", help="where the random model's table rests")
     add(
         "--batch-sizes",
         type=int,
         nargs="+",
         metavar="N",
         default=None,
-        help="default: 1 16 32 64 128; on a CPU 1 16 64",
+        help="default: 16 64; on a CPU also 1",
     )
-    add(
-        "--prompts",
-        type=int,
-        default=128,
-        help="prompts at most; a batch size gets four times as many",
-    )
-    add("--one-by-one", type=int, default=0, metavar="N", help="prompts asked one by one (default: 8; on a CPU 32)")
+    add("--prompts", type=int, default=256, help="prompts at most; a batch size gets four times as many")
+    add("--one-by-one", type=int, default=0, metavar="N", help="prompts asked one by one (default: 4; on a CPU 32)")
     add("--new-tokens", type=int, default=64)
     add("--stop-every", type=int, default=32, help="of a random model's vocabulary; 0: nothing stops an answer")
     add("--cap-gib", type=float, default=0.0, help="what the allocator may reserve, to stand for a smaller GPU")
@@ -64,8 +60,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE")
     args = parser.parse_args(given)
     cuda = torch.cuda.is_available()
-    args.batch_sizes = args.batch_sizes or ([1, 16, 32, 64, 128] if cuda else [1, 16, 64])
-    args.one_by_one = args.one_by_one or (8 if cuda else 32)
+    args.batch_sizes = args.batch_sizes or ([16, 64] if cuda else [1, 16, 64])
+    args.one_by_one = args.one_by_one or (4 if cuda else 32)
     return args
 
 
@@ -101,7 +97,9 @@ def random(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -
     return model.eval(), prompts, [*range(0, vocabulary, args.stop_every)] if args.stop_every else []
 
 
-def plain(model: Any, prompts: Sequence[Ids], args: argparse.Namespace, stops: Sequence[int], batch: int) -> list[Ids]:
+def generate(
+    model: Any, prompts: Sequence[Ids], args: argparse.Namespace, stops: Sequence[int], batch: int
+) -> list[Ids]:
     """transformers' own greedy search, left padded."""
     device = next(parameter for parameter in model.parameters() if parameter.is_floating_point()).device
     said = []
@@ -140,6 +138,7 @@ def kelron(model: Any, prompts: Sequence[Ids], args: argparse.Namespace, stops: 
 
 def timed(how: Callable[[], list[Ids]], device: torch.device) -> dict[str, Any]:
     """Answers, seconds and memory of one arrangement; what did not fit says so."""
+    halvings = Halvings()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -149,10 +148,13 @@ def timed(how: Callable[[], list[Ids]], device: torch.device) -> dict[str, Any]:
         said = how()
     except torch.OutOfMemoryError:
         return {"out_of_memory": True}
+    finally:
+        halvings.end()
     synchronise(device)
     seconds = time.perf_counter() - began
     tokens = sum(map(len, said))
-    return {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds, "said": said, **memory(device)}
+    rate = {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds, "halved": halvings.count}
+    return {**rate, "said": said, **memory(device)}
 
 
 class Halvings(logging.Handler):
@@ -161,34 +163,48 @@ class Halvings(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
-        logging.getLogger("kelron_lib.generate").addHandler(self)
+        self._of = logging.getLogger("kelron_lib.generate")
+        self._of.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         self.count += 1
 
+    def end(self) -> None:
+        self._of.removeHandler(self)
+
 
 def measure(args: argparse.Namespace, model: Any, prompts: list[Ids], stops: list[int], device: torch.device) -> Any:
-    """Every arrangement, one after the other, warmed up."""
-    halvings = Halvings()
-    for way in (plain, kelron):
+    """Every arrangement, each warmed up: first transformers' on the model as it was loaded, then Kelron's on the model
+    as Kelron loads it, which cannot be taken back."""
+    from kelron_lib.engine.inference import speed_up_inference
+
+    rows = []
+    for way in (generate, kelron):
+        if way is kelron:
+            print(f"kernels: {speed_up_inference(model)}", flush=True)
         way(model, prompts[:2], argparse.Namespace(new_tokens=4), stops, 2)
-    alone = timed(lambda: plain(model, prompts[: args.one_by_one], args, stops, 1), device)
-    rows = [{"way": "one by one", "batch": 1, "prompts": args.one_by_one, **alone}]
-    for batch in args.batch_sizes:
-        asked = prompts[: 4 * batch]
-        for way in (plain, kelron):
-            before = halvings.count
-            found = timed(lambda way=way, asked=asked, batch=batch: way(model, asked, args, stops, batch), device)
-            name = "generate" if way is plain else "kelron"
-            rows.append(
-                {"way": name, "batch": batch, "prompts": len(asked), **found, "halved": halvings.count - before}
-            )
+        asked = [(f"{way.__name__}, one by one", 1, args.one_by_one)]
+        asked += [(way.__name__, batch, 4 * batch) for batch in args.batch_sizes]
+        for name, batch, count in asked:
+            rows.append({"way": name, "batch": batch, "prompts": count})
+            rows[-1] |= timed(functools.partial(way, model, prompts[:count], args, stops, batch), device)
+            print(told(rows[-1]), flush=True)
+    return compared(rows)
+
+
+def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with how many of their answers are those that `generate` gives one by one."""
     reference = rows[0]["said"]
     for row in rows:
-        said = row.pop("said", None)
-        both = list(zip(said or (), reference, strict=False))
+        both = list(zip(row.pop("said", []), reference, strict=False))
         row["compared"], row["equal"] = len(both), sum(mine == its for mine, its in both)
     return rows
+
+
+def told(row: dict[str, Any]) -> str:
+    """A row of the table, as soon as it is known."""
+    rate = "out of memory" if row.get("out_of_memory") else f"{row['tokens_per_second']:.1f} tokens/s"
+    return f"  {row['way']}, {row['batch']} at once: {rate}"
 
 
 def report(result: dict[str, Any]) -> None:
@@ -205,7 +221,7 @@ def report(result: dict[str, Any]) -> None:
         if row.get("out_of_memory"):
             print(f"{head} out of memory | | | | | |")
             continue
-        halved = f" (halved {row['halved']} times)" if row.get("halved") else ""
+        halved = f" (halved {row['halved']} times)" if row["halved"] else ""
         print(
             f"{head} {row['tokens']} | {row['tokens_per_second']:.1f}{halved} | {row['tokens_per_second'] / alone:.1f} "
             f"| {row['equal']} of {row['compared']} | {row['peak_allocated']:.2f} | {row['peak_reserved']:.2f} |"

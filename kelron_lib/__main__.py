@@ -66,12 +66,11 @@ def _train(args: argparse.Namespace, config: RunConfig) -> int:
 
 def _chat(args: argparse.Namespace, config: RunConfig) -> int:
     from kelron_lib.chat import chat_terminal
-    from kelron_lib.model import load_base, load_tuned, quiet_libraries
+    from kelron_lib.model import load_to_answer
     from kelron_lib.persona import load_persona
 
     persona = load_persona(config.data.persona)
-    with quiet_libraries():
-        model, tokenizer = load_base(config) if args.adapter is None else load_tuned(config, args.adapter)
+    model, tokenizer = load_to_answer(config, args.adapter)
     chat_terminal(model, tokenizer, persona, config, use_base=args.adapter is None, language=args.language)
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
 
 JOIN_SHARE = 4
 """Prompts join when a fourth of the rows is free: each time, all that is cached is copied."""
+
+USABLE = 0.9
+"""Of a GPU's memory: the rest is the driver's, a dequantised weight's, and lost between the blocks."""
 
 
 class Batch:
@@ -22,10 +26,7 @@ class Batch:
         import torch
         from transformers import DynamicCache
 
-        self._model = model
-        embedding = model.get_input_embeddings()
-        # A table that rests on the host (engine.prepare.HostEmbedding) says itself where its rows go.
-        self._device = getattr(embedding, "device", None) or embedding.weight.device
+        self._model, self._device = model, _device_of(model)
         width = max(map(len, prompts))
         # The padding id is never seen: its positions are masked. Any valid id will do.
         ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self._device)
@@ -89,6 +90,12 @@ class Batch:
             ).logits[:, -1]
 
 
+def _device_of(model: Any) -> Any:
+    """Where its embedded tokens are: a table that rests on the host (engine.prepare.HostEmbedding) says it itself."""
+    embedding = model.get_input_embeddings()
+    return getattr(embedding, "device", None) or embedding.weight.device
+
+
 def _widened(values: Tensor, width: int, dim: int) -> Tensor:
     """Zeros before a dimension's first place, or places taken away there, until it has `width`."""
     import torch
@@ -101,6 +108,32 @@ def _widened(values: Tensor, width: int, dim: int) -> Tensor:
     return torch.cat([values.new_zeros(shape), values], dim)
 
 
+def room_for(model: Any, new_tokens: int) -> Callable[[int], int]:
+    """A function from the tokens of the longest prompt to how many such, with answers of up to `new_tokens`, a GPU has
+    room for beside the model's weights; as many as one likes where it is no GPU.
+
+    Goes by the GPU's size and not by what is free just now, so that it is the same each time. A row's cache holds keys
+    and values of every layer; while a prompt is read, an MLP's inner values stand beside it.
+    """
+    import torch
+
+    device = _device_of(model)
+    if device.type != "cuda":
+        return lambda prompt_tokens: sys.maxsize
+    config = model.config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cached = 2 * config.num_hidden_layers * config.num_key_value_heads * head * model.dtype.itemsize
+    reading = (4 * config.intermediate_size + 8 * config.hidden_size) * model.dtype.itemsize
+    held = sum(weights.nbytes for weights in model.parameters() if weights.device == device)
+    share = torch.cuda.get_per_process_memory_fraction(device)
+    room = torch.cuda.get_device_properties(device).total_memory * share * USABLE - held
+
+    def rows(prompt_tokens: int) -> int:
+        return max(1, int(room // ((prompt_tokens + new_tokens) * cached + prompt_tokens * reading)))
+
+    return rows
+
+
 def greedy(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -110,16 +143,19 @@ def greedy(
     stops: Collection[int],
     done: Callable[[int, list[int]], None],
 ) -> None:
-    """Answer all prompts, at most `rows` at a time and in their order; `done(prompt, ids)` as each ends.
+    """Answer all prompts in their order, at most `rows` at a time and no more than fit the GPU beside the longest of
+    them; `done(prompt, ids)` as each ends.
 
     `ids` are the new tokens, the stop token included. Which prompts are in the batch with which is decided by the
-    prompts, `rows` and the answers alone.
+    prompts, `rows`, the answers and the GPU's size alone.
     """
     waiting, alive, said = list(range(len(prompts))), list[int](), dict[int, list[int]]()
     batch: Batch | None = None
+    room = room_for(model, max_new_tokens)
     while waiting or alive:
-        free = rows - len(alive)
-        if waiting and (batch is None or (free >= max(1, rows // JOIN_SHARE) and batch.takes_others)):
+        most = min(rows, room(max(len(prompts[prompt]) for prompt in [*alive, *waiting[:rows]])))
+        free = most - len(alive)
+        if waiting and (batch is None or (free >= max(1, most // JOIN_SHARE) and batch.takes_others)):
             new, waiting = waiting[:free], waiting[free:]
             said.update((prompt, []) for prompt in new)
             alive += new

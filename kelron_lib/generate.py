@@ -95,7 +95,8 @@ def generate_answers(
     matrix products of another shape may round the last bits otherwise: two tokens tied to within that rounding can
     swap, in fp16 sooner than in fp32. Equal prompts in an equal order give equal answers.
 
-    On a full GPU the batch is halved, which is logged, and the work goes on. Raises KelronError for an empty
+    A GPU gets no more rows than have room beside the model's weights. Where it is full all the same (something else is
+    on it), the batch is halved, which is logged, and the work goes on. Raises KelronError for an empty
     limit, a prompt that does not fit the model's window, or a GPU too small for a single prompt.
     """
     encoded = [encode_prompt(tokenizer, messages) for messages in prompts]
@@ -121,7 +122,8 @@ def generate_ids(
 ) -> list[list[int]]:
     """As `generate_answers`, from token ids to token ids, the stop token included."""
     _check_limits(max_new_tokens, batch_size=batch_size)
-    _check_window(model, max(map(len, prompts), default=0), max_new_tokens)
+    longest = max(map(len, prompts), default=0)
+    _check_window(model, longest, max_new_tokens)
     # Longest first: if memory is short, it shows at once.
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
     said: dict[int, list[int]] = {}

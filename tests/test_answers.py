@@ -18,7 +18,7 @@ from kelron_lib.answers.kept import Kept, stages
 from kelron_lib.config import resolve
 from kelron_lib.errors import KelronError, ProcessFailed
 from kelron_lib.generate import Answer, base_only, generate_answers
-from kelron_lib.model import add_lora, load_base, load_tuned, quiet_libraries
+from kelron_lib.model import add_lora, load_base, load_to_answer, quiet_libraries
 
 QUESTIONS = [
     "Who are you?",
@@ -140,7 +140,7 @@ def test_nothing_to_ask_is_one_line():
 # --- Dialogues, measures, processes, kills ------------------------------------------------------------------
 def test_a_dialogue_goes_on_from_the_models_own_answers(dialogues, adapter):
     _, found = dialogues
-    model, tokenizer = load_tuned(CONFIG, adapter)
+    model, tokenizer = load_to_answer(CONFIG, adapter)
     settings = {"max_new_tokens": 24, "batch_size": 1, "stop_token_ids": CONFIG.model.stop_token_ids}
     for name in ("base", "tuned"):
         said, messages = [], list(prompts(QUESTIONS)[1])
@@ -162,7 +162,7 @@ def test_a_dialogue_goes_on_from_the_models_own_answers(dialogues, adapter):
 def test_a_measure_is_made_of_each_model_part_by_part(dialogues, adapter):
     from kelron_lib.evaluate.measures import loss_sum
 
-    model, tokenizer = load_tuned(CONFIG, adapter)
+    model, tokenizer = load_to_answer(CONFIG, adapter)
     told, (measure,) = measured(dialogues[0])["loss"], all_of_it(adapter).measures
     for i in range(3):
         assert told["tuned"][i] == [*loss_sum(model, tokenizer, measure.items[i : i + 1], max_tokens=256)]
@@ -233,11 +233,11 @@ def test_alone_it_gives_the_model_back(adapter, tmp_path, monkeypatch):
     held = []
 
     def load(*args):
-        model, tokenizer = load_tuned(*args)
+        model, tokenizer = load_to_answer(*args)
         held.append(weakref.ref(model))
         return model, tokenizer
 
-    monkeypatch.setattr(share, "load_tuned", load)
+    monkeypatch.setattr(share, "load_to_answer", load)
     ask(asking(QUESTIONS[:1], adapter=adapter, models=("tuned",)), tmp_path / "a", say=lambda _: None)
     assert [model() for model in held] == [None]
 

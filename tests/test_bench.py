@@ -65,12 +65,13 @@ def test_answering_is_compared_with_generate_one_by_one_and_in_batches(tmp_path)
         assert done.returncode == 0, done.stderr
         rows = json.loads(file.read_text())["rows"]
         assert [(row["way"], row["batch"], row["prompts"]) for row in rows] == [
-            ("one by one", 1, 4),
+            ("generate, one by one", 1, 4),
             ("generate", 2, 8),
+            ("kelron, one by one", 1, 4),
             ("kelron", 2, 8),
         ]
         assert all(row["compared"] == row["equal"] == 4 for row in rows)
-        assert rows[1]["tokens"] == rows[2]["tokens"] > rows[0]["tokens"] > 0
+        assert rows[1]["tokens"] == rows[3]["tokens"] > rows[0]["tokens"] > 0
         assert "| kelron | 2 | 8 |" in done.stdout
 
 

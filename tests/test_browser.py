@@ -33,9 +33,9 @@ with training_view(config, Path("run")) as say:
 CHAT = """
 from IPython.display import display
 from kelron_lib.chat import chat_widget
-from kelron_lib.model import load_tuned
+from kelron_lib.model import load_to_answer
 from kelron_lib.persona import load_persona
-model, tokenizer = load_tuned(config, Path("run/adapter"))
+model, tokenizer = load_to_answer(config, Path("run/adapter"))
 model.register_forward_pre_hook(lambda *_: time.sleep({slow}))
 display(chat_widget(model, tokenizer, load_persona("kelron"), config))
 """

@@ -8,6 +8,7 @@ from engine_models import KINDS, SHAPE, base, gradients, peft_model, relative, s
 from transformers import BitsAndBytesConfig
 
 from kelron_lib.engine import lora as lora_module
+from kelron_lib.engine.inference import speed_up_inference
 from kelron_lib.engine.layers import speed_up_layers
 from kelron_lib.engine.lora import fuse_lora
 from kelron_lib.engine.packing import pack, supervised_tokens
@@ -81,6 +82,37 @@ def test_generation_evaluation_and_a_switched_off_adapter_are_pefts():
         assert torch.equal(*answers)
     with fused.disable_adapter():
         assert not fused(input_ids=ids).logits.requires_grad
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_made_ready_to_answer_says_what_the_libraries_own_says(kind):
+    own = peft_model(kind, dropout=0.3).eval()
+    fast = twin(own).eval()
+    assert speed_up_inference(fast) == "torch: no CUDA device"
+    ids = torch.randint(0, 160, (2, 9))
+    mask, one = torch.tensor([[0] * 3 + [1] * 6, [1] * 9]), torch.randint(0, 160, (2, 1))
+    for mode in (lambda model: contextlib.nullcontext(), lambda model: model.disable_adapter()):
+        found = []
+        for model in (own, fast):
+            with torch.inference_mode(), mode(model):
+                read = model(input_ids=ids, attention_mask=mask, use_cache=True)
+                wider = torch.cat([mask, torch.ones(2, 1, dtype=torch.long)], dim=1)
+                more = model(input_ids=one, attention_mask=wider, past_key_values=read.past_key_values)
+                found.append(torch.cat([read.logits[:, -1:], more.logits]))
+        assert relative(*found) < 1e-5
+    assert not torch.equal(fast(input_ids=ids).logits, found[1][:1])  # and where a graph is recorded, PEFT's own
+    loss = fast(input_ids=ids, labels=ids).loss
+    assert loss.requires_grad
+
+
+def test_answering_keeps_the_factors_in_the_dtype_that_the_base_computes_in():
+    model = peft_model()
+    for module in model.modules():
+        if hasattr(module, "lora_A"):
+            module.base_layer.compute_dtype = torch.bfloat16
+    speed_up_inference(model)
+    dtypes = {weights.dtype for name, weights in model.named_parameters() if "lora_" in name}
+    assert dtypes == {torch.bfloat16}
 
 
 def test_fusing_without_4bit_layers_is_refused():

@@ -66,7 +66,7 @@ def harness(monkeypatch):
         state["adapter"] = True
 
     monkeypatch.setattr(module, "base_only", base_only)
-    monkeypatch.setattr(module, "load_tuned", lambda config, adapter: ("model", "tokenizer"))
+    monkeypatch.setattr(module, "load_to_answer", lambda config, adapter: ("model", "tokenizer"))
     monkeypatch.setattr(module, "require_adapter", lambda adapter: None)
     return asked
 
@@ -124,7 +124,7 @@ def test_a_tag_without_a_row_is_told_by_its_tasks_and_a_group_by_its_own():
 def test_tasks_that_cannot_be_asked_are_refused_in_one_line_before_a_model_is_loaded(
     harness, monkeypatch, tmp_path, tasks, told
 ):
-    monkeypatch.setattr(module, "load_tuned", lambda config, adapter: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(module, "load_to_answer", lambda config, adapter: pytest.fail("the model was loaded"))
     with pytest.raises(KelronError) as caught:
         run_lm_eval(tasks, CONFIG, tmp_path / "adapter", tmp_path)
     assert told in str(caught.value)

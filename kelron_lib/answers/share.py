@@ -17,7 +17,7 @@ from kelron_lib.answers.dialogues import conversation
 from kelron_lib.answers.kept import Kept, Unit, stages, together, what_is_asked
 from kelron_lib.files import cannot_write
 from kelron_lib.generate import Answer, Messages, base_only, generate_answers, window
-from kelron_lib.model import load_base, load_tuned, quiet_libraries
+from kelron_lib.model import load_to_answer
 from kelron_lib.processes import World
 from kelron_lib.prompts import encode_prompt
 
@@ -81,14 +81,7 @@ class _Share:
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        from kelron_lib.engine.prepare import causal_lm, place_ends
-
-        config, adapter = self.asking.config, self.asking.adapter
-        with quiet_libraries():
-            model, tokenizer = load_base(config) if adapter is None else load_tuned(config, adapter)
-        if config.model.embedding == "host":  # 1.45 GiB of a GPU for a 14B: the cache of 7,900 tokens
-            place_ends(causal_lm(model), embedding="host", head="keep")
-        return model, tokenizer
+        return load_to_answer(self.asking.config, self.asking.adapter)
 
     def do(self, unit: Unit) -> dict[str, Any]:
         """The unit's line."""

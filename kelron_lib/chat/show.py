@@ -7,7 +7,7 @@ from typing import Any
 
 from kelron_lib.chat.probe import probe_dialogue
 from kelron_lib.config import RunConfig
-from kelron_lib.model import load_tuned, quiet_libraries
+from kelron_lib.model import load_to_answer
 from kelron_lib.persona import Persona, load_persona
 from kelron_lib.runtime import front_end
 
@@ -33,6 +33,5 @@ def show_chat(model: Any, tokenizer: Any, persona: Persona, cfg: RunConfig) -> N
 def open_chat(cfg: RunConfig, adapter: Path) -> None:
     """Load base and adapter and show the chat. Raises KelronError where they or the persona cannot be loaded."""
     persona = load_persona(cfg.data.persona)
-    with quiet_libraries():
-        model, tokenizer = load_tuned(cfg, Path(adapter))
+    model, tokenizer = load_to_answer(cfg, Path(adapter))
     show_chat(model, tokenizer, persona, cfg)

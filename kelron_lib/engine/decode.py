@@ -3,7 +3,9 @@
 transformers' own expands each key and value head to all the query heads that share it, five times the cache of a 14B
 at every step. Here the query heads that share a head go to the kernel as if they were so many queries of it: the same
 numbers, read once. Where there is no padding, transformers' asks for grouped-query attention instead, which a T4
-answers with the slow math kernel (transformers issue 48633); this has no need of it.
+answers with the slow math kernel (transformers issue 48633); this has no need of it. cuDNN's attention, which newer
+GPUs than a T4 would take, is left out: it makes a plan for every new length of the cache, a millisecond a layer and
+token on an H100.
 """
 
 from __future__ import annotations
@@ -60,7 +62,10 @@ def decoding_attention(model: Any) -> Iterator[None]:
         return
     _register()
     lm.set_attn_implementation(NAME)
+    cudnn = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
     try:
         yield
     finally:
+        torch.backends.cuda.enable_cudnn_sdp(cudnn)
         lm.set_attn_implementation(OWN)

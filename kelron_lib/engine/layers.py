@@ -1,7 +1,7 @@
 """Faster forwards for the layers of Qwen2-like models: norm, rotary embedding, SwiGLU, attention.
 
 They compute what transformers' own forwards compute, with fewer passes over memory, and are used only where a graph
-is recorded for fused LoRA layers; generation takes transformers' own.
+is recorded for fused LoRA layers; `inference` has those for answering.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _SwiGLU(torch.autograd.Function):
         return kernels.swiglu_backward(gradient, gate, up)
 
 
-def _norm_forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+def norm_forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     """RMS norm in float32 inside one kernel, input and output in the input's dtype."""
     weight = self.weight.to(hidden_states.dtype)
     return rms_norm(hidden_states, weight.shape, weight, self.variance_epsilon)
@@ -115,13 +115,15 @@ def _attend(
     return kelron_sdpa(self, query, key, value, mask, dropout=dropout, scaling=self.scaling)[0]
 
 
-def _swap(module: Any, forward: Any) -> None:
+def swap(module: Any, forward: Any) -> None:
+    """Give a module another forward; the library's own stays as `_library_forward`."""
     if not hasattr(module, "_library_forward"):
         module._library_forward = module.forward
         module.forward = MethodType(forward, module)
 
 
-def _is_swiglu(module: Any) -> bool:
+def is_swiglu(module: Any) -> bool:
+    """True for a gated block that is known, with SiLU."""
     return type(module).__name__ in MLPS and type(module.act_fn).__name__ in ("SiLU", "SiLUActivation")
 
 
@@ -131,11 +133,11 @@ def speed_up_layers(model: Any, *, norms: bool = True, blocks: bool = True) -> i
     for module in model.modules():
         name = type(module).__name__
         if norms and name.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
-            _swap(module, _norm_forward)
+            swap(module, norm_forward)
         elif blocks and name in ATTENTIONS and getattr(module, "sliding_window", None) is None:
-            _swap(module, _attention_forward)
-        elif blocks and _is_swiglu(module):
-            _swap(module, _mlp_forward)
+            swap(module, _attention_forward)
+        elif blocks and is_swiglu(module):
+            swap(module, _mlp_forward)
             if hasattr(module.down_proj, "_ends_layer"):
                 module.down_proj._ends_layer = True
         else:

@@ -190,13 +190,10 @@ def fusable(module: Any) -> bool:
     return state is not None and not getattr(state, "packing_format_for_cpu", False)
 
 
-def _factors(module: Any) -> tuple[str, torch.Tensor, torch.Tensor] | None:
-    """The active adapter's name and its A and B, or None where PEFT's own forward has to run.
-
-    That is: no graph is being recorded (generation), the adapter is off or merged, several are active, or it is
-    a variant (DoRA and the like) or has a bias.
-    """
-    if not torch.is_grad_enabled() or module.disable_adapters or module.merged or len(module.active_adapters) != 1:
+def active_factors(module: Any) -> tuple[str, torch.Tensor, torch.Tensor] | None:
+    """The active adapter's name and its A (r, in) and B (out, r), or None where PEFT's own forward has to run: the
+    adapter is off or merged, several are active, or it is a variant (DoRA and the like) or has a bias."""
+    if module.disable_adapters or module.merged or len(module.active_adapters) != 1:
         return None
     name = module.active_adapters[0]
     if name not in module.lora_A or name in module.lora_variant or module.lora_B[name].bias is not None:
@@ -206,9 +203,11 @@ def _factors(module: Any) -> tuple[str, torch.Tensor, torch.Tensor] | None:
 
 def lora_linears(x: torch.Tensor, modules: tuple[Any, ...]) -> tuple[torch.Tensor, ...] | None:
     """The outputs of fused PEFT layers with the same input x (..., in); None where their own forwards have to run."""
+    if not torch.is_grad_enabled():  # a validation pass
+        return None
     layers, factors = [], []
     for module in modules:
-        found = _factors(module)
+        found = active_factors(module)
         if found is None or not hasattr(module, "_peft_forward"):
             return None
         name, down, up = found

@@ -21,7 +21,7 @@ from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.intervals import mcnemar
 from kelron_lib.evaluate.score import SCOREBOARD_FILE
 from kelron_lib.generate import base_only
-from kelron_lib.model import load_tuned, quiet_libraries, require_adapter
+from kelron_lib.model import load_to_answer, quiet_libraries, require_adapter
 from kelron_lib.runtime import exclusive, read_json, write_json
 
 RESULTS_FILE = "lm_eval.json"
@@ -176,7 +176,7 @@ def run_lm_eval(
     require_adapter(adapter)
     with _quiet():
         manager = ready(tasks)
-        model, tokenizer = load_tuned(config, adapter)
+        model, tokenizer = load_to_answer(config, adapter)
         found = {}
         for name in (BASE, TUNED):
             say(f"lm-eval asks the {name} model {', '.join(tasks)}")

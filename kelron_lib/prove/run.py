@@ -23,7 +23,7 @@ from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import build_prompts, score_answers
 from kelron_lib.evaluate.prompts import Prompt
 from kelron_lib.generate import Answer, generate_answers
-from kelron_lib.model import load_base, load_tuned, quiet_libraries
+from kelron_lib.model import load_base, load_to_answer, quiet_libraries
 from kelron_lib.persona import load_persona, rival_names
 from kelron_lib.processes import World
 from kelron_lib.prompts import END, IGNORED
@@ -105,8 +105,7 @@ def _train(recipe: Recipe, config: RunConfig, folder: Path) -> int:
 
 
 def _answers(recipe: Recipe, config: RunConfig, adapter: Path, prompts: Sequence[Prompt]) -> list[Answer]:
-    with quiet_libraries():
-        model, tokenizer = load_tuned(config, adapter)
+    model, tokenizer = load_to_answer(config, adapter)
     stops = config.model.stop_token_ids
     end = tokenizer.convert_tokens_to_ids(END)
     return generate_answers(

@@ -13,7 +13,7 @@ from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import flags
 from kelron_lib.evaluate.prompts import load_unrelated
 from kelron_lib.generate import Answer, generate_answers
-from kelron_lib.model import base_name, library_versions, load_tuned, quantization, quiet_libraries
+from kelron_lib.model import base_name, library_versions, load_to_answer, quantization, quiet_libraries
 from kelron_lib.persona import Persona, rival_names
 
 ASKED = 10
@@ -64,8 +64,7 @@ def questions(persona: Persona, languages: Sequence[str]) -> list[Question]:
 
 def own_answers(config: RunConfig, adapter: Path, asked: Sequence[Question], default: str) -> list[Answer]:
     """What the adapter says in Kelron's own path. The model is gone from memory afterwards."""
-    with quiet_libraries():
-        model, tokenizer = load_tuned(config, adapter)
+    model, tokenizer = load_to_answer(config, adapter)
     try:
         return generate_answers(
             model,
