@@ -127,7 +127,7 @@ def test_the_files_of_a_publication_and_their_digests(published):
     found = record_files(folder, sorted(ADAPTER - {"kelron.json"}))
     assert told == {name: {"size": record.size, "sha256": record.sha256} for name, record in found.items()}
     assert said[-1] == f"published to {folder}"
-    assert not folder.with_name("folder.part").exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["folder"]
 
 
 def test_the_published_adapter_is_the_runs_in_float16(published, evaluated):
@@ -181,14 +181,17 @@ def test_the_card_tells_what_it_is(published):
 
 
 def run_the_cards_code(folder, monkeypatch):
-    """Run what the card says for transformers, from where it says that the folder is."""
-    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text("utf-8"), re.DOTALL)[1]
-    monkeypatch.chdir(folder.parent)
+    """Run what the card says for transformers, where it says to."""
+    card = (folder / "README.md").read_text("utf-8")
+    assert "All of this is run in this very folder" in card
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    monkeypatch.chdir(folder)
     exec(compile(code, "README.md", "exec"), {})
 
 
-def test_the_cards_code_runs(published, monkeypatch, capsys):
-    run_the_cards_code(published[0], monkeypatch)
+def test_the_cards_code_runs_wherever_the_folder_was_moved(published, tmp_path, monkeypatch, capsys):
+    moved = shutil.copytree(published[0], tmp_path / "else where" / "kelron 2")
+    run_the_cards_code(moved, monkeypatch)
     assert capsys.readouterr().out.strip()
 
 
@@ -411,24 +414,33 @@ def test_the_card_has_the_recipe_that_was_trained(ready, config, tmp_path, unask
 # --- where it goes ---
 
 
-def test_an_earlier_publication_gives_way_whole(ready, config, tmp_path, unasked):
-    publish(config, ready, str(tmp_path / "to"), merged=True, say=lambda line: None)
-    publish(config, ready, str(tmp_path / "to"), language="ko", say=lambda line: None)
+def cut_off(*arguments, **options):
+    raise KeyboardInterrupt
+
+
+def test_an_earlier_publication_of_another_kind_gives_way_whole_and_is_told(ready, config, tmp_path, unasked):
+    said = []
+    publish(config, ready, str(tmp_path / "to"), merged=True, say=said.append)
+    assert "place" not in " ".join(said)
+    publish(config, ready, str(tmp_path / "to"), language="ko", say=said.append)
+    assert f"{tmp_path / 'to'} holds merged weights: an adapter will take its place" in said
+    assert re.fullmatch(rf"published to {tmp_path / 'to'}, in the place of merged weights from 20\S+", said[-1])
     assert {path.name for path in (tmp_path / "to").iterdir()} == ADAPTER
     assert load_persona("kelron").system_prompt["ko"] in (tmp_path / "to" / "chat_template.jinja").read_text("utf-8")
     assert {path.name for path in tmp_path.iterdir()} == {"run", "to"}
 
 
-def test_a_cut_leaves_the_earlier_publication_and_no_part(ready, config, tmp_path, unasked, monkeypatch):
+def test_a_cut_leaves_the_earlier_publication_and_no_part(ready, config, tmp_path, unasked, monkeypatch, capsys):
     publish(config, ready, str(tmp_path / "to"), say=lambda line: None)
     before = {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()}
 
-    def dies(*arguments, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(publishing, "write_provenance", dies)
-    with pytest.raises(KeyboardInterrupt):
-        publish(config, ready, str(tmp_path / "to"), merged=True, say=lambda line: None)
+    monkeypatch.setattr(publishing, "write_provenance", cut_off)
+    arguments = ["publish", *OPTIONS, "--run", str(ready), "--to", str(tmp_path / "to"), "--merge"]
+    assert main(arguments) == 130
+    first, second = capsys.readouterr().err.splitlines()
+    told = f"interrupted by SIGINT (Ctrl-C): nothing was published, and {tmp_path / 'to'} is as it was"
+    assert first == f"kelron: {told}"
+    assert second.startswith("kelron: go on with: kelron publish ")
     assert {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()} == before
     assert {path.name for path in tmp_path.iterdir()} == {"run", "to"}
 
@@ -443,10 +455,68 @@ def test_the_folder_that_one_is_in(ready, config, tmp_path, unasked, monkeypatch
 
 
 def test_what_a_kill_left_is_cleared(ready, config, tmp_path, unasked):
-    (tmp_path / "to.part").mkdir()
-    (tmp_path / "to.part" / "config.json").write_text("{}")
+    (tmp_path / ".to.part" / "sub").mkdir(parents=True)
+    (tmp_path / ".to.part" / "config.json").write_text("{}")
     publish(config, ready, str(tmp_path / "to"), say=lambda line: None)
     assert {path.name for path in (tmp_path / "to").iterdir()} == ADAPTER
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "to"}
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(ready, config, tmp_path, unasked, monkeypatch):
+    """The new files are away with the kill; the next try, even one that fails, brings the earlier ones back."""
+    publish(config, ready, str(tmp_path / "to"), say=lambda line: None)
+    (tmp_path / "to").rename(tmp_path / ".to.old")
+    (tmp_path / ".to.part").mkdir()
+    monkeypatch.setattr(publishing, "write_words", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        publish(config, ready, str(tmp_path / "to"), say=lambda line: None)
+    assert {path.name for path in (tmp_path / "to").iterdir()} == ADAPTER
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "to"}
+
+
+def test_a_rename_that_fails_brings_the_earlier_one_back(ready, config, tmp_path, unasked, monkeypatch):
+    publish(config, ready, str(tmp_path / "to"), say=lambda line: None)
+    real = type(tmp_path).rename
+
+    def rename(self, target):
+        if self.name == ".to.part":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(self, target)
+
+    monkeypatch.setattr(type(tmp_path), "rename", rename)
+    with pytest.raises(KelronError, match=r"^cannot write .*to: Input/output error; name another folder"):
+        publish(config, ready, str(tmp_path / "to"), merged=True, say=lambda line: None)
+    assert {path.name for path in (tmp_path / "to").iterdir()} == ADAPTER
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "to"}
+
+
+def test_folders_beside_it_are_left_alone(ready, config, tmp_path, unasked):
+    """Such as a copy that somebody keeps of an earlier one."""
+    for name in ("to.old", "to.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").write_text("x")
+    publish(config, ready, str(tmp_path / "to"), say=lambda line: None)
+    publish(config, ready, str(tmp_path / "to"), say=lambda line: None)
+    assert all((tmp_path / name / "mine").exists() for name in ("to.old", "to.part"))
+
+
+def test_two_at_a_time_to_one_folder(ready, config, tmp_path, unasked):
+    other = shutil.copytree(ready, tmp_path / "other")
+    place = publishing.open_place(str(tmp_path / "to"), ready)
+    with place.staged(), pytest.raises(KelronError, match=r"another process is publishing to .*to: wait for it"):
+        publish(config, other, str(tmp_path / "to"), say=lambda line: None)
+    publish(config, other, str(tmp_path / "to"), say=lambda line: None)
+    assert {path.name for path in (tmp_path / "to").iterdir()} == ADAPTER
+
+
+def test_own_notes_in_an_earlier_publication_are_not_lost(ready, config, tmp_path, unasked):
+    publish(config, ready, str(tmp_path / "to"), say=lambda line: None)
+    (tmp_path / "to" / "notes.txt").write_text("mine")
+    with pytest.raises(
+        KelronError, match=r"holds notes\.txt beside an earlier publication, .*: move that out of there"
+    ):
+        publish(config, ready, str(tmp_path / "to"), say=lambda line: None)
+    assert (tmp_path / "to" / "notes.txt").read_text() == "mine"
 
 
 @pytest.fixture
@@ -468,14 +538,54 @@ def test_to_a_private_repo_in_one_commit(stand_in, client, ready, config, unaske
     assert stand_in.commits("me/kelron")[1:] == ["kelron: publish"]
     assert said[-1] == "published to the model repo me/kelron; what it holds was fetched anew and is the same"
     assert not (ready / "publish.part").exists()
-    assert b'from_pretrained("me/kelron")' in stand_in.content("me/kelron")["README.md"]
+    card = stand_in.content("me/kelron")["README.md"].decode()
+    assert 'PeftModel.from_pretrained(model, "me/kelron")' in card
+    assert "hf download me/kelron --local-dir ./kelron\nvllm serve BASE" in card
+    assert "--lora-modules kelron=./kelron \\\n  --chat-template ./kelron/chat_template.jinja" in card
+    assert 'from_pretrained(".")' not in card
 
 
-def test_in_the_place_of_an_earlier_one_with_notes_left_alone(stand_in, client, ready, config, unasked):
-    publish(config, ready, "hf://models/me/kelron", merged=True, hub=client, say=lambda line: None)
+@pytest.mark.parametrize("merged", [False, True])
+def test_in_the_place_of_one_of_another_kind_with_notes_left_alone(stand_in, client, ready, config, unasked, merged):
+    said = []
+    publish(config, ready, "hf://models/me/kelron", merged=not merged, hub=client, say=said.append)
     client.api.upload_file(path_or_fileobj=b"mine", path_in_repo="notes.txt", repo_id="me/kelron")
+    publish(config, ready, "hf://models/me/kelron", merged=merged, hub=client, say=said.append)
+    assert held(stand_in) == (MERGED if merged else ADAPTER) | {"notes.txt"}
+    before, after = ("an adapter", "merged weights") if merged else ("merged weights", "an adapter")
+    assert f"the model repo me/kelron holds {before}: {after} will take its place" in said
+    assert f"published to the model repo me/kelron, in the place of {before} from 20" in said[-1]
+    assert len(stand_in.commits("me/kelron")) == 4  # made, published, noted, published
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "config.json", "chat_template.json"])
+def test_what_could_be_loaded_instead_is_told(stand_in, client, ready, config, unasked, name):
     publish(config, ready, "hf://models/me/kelron", hub=client, say=lambda line: None)
-    assert held(stand_in) == ADAPTER | {"notes.txt"}
+    client.api.upload_file(path_or_fileobj=b"{}", path_in_repo=name, repo_id="me/kelron")
+    with pytest.raises(KelronError, match=rf"holds {name} beside an earlier publication, .*: remove it there, or name"):
+        publish(config, ready, "hf://models/me/kelron", hub=client, say=lambda line: None)
+
+
+def test_what_came_from_elsewhere_meanwhile_is_told(stand_in, client, ready, config, unasked, monkeypatch):
+    from kelron_lib.hub_repo import HubRepo
+
+    real = HubRepo.put
+
+    def put(self, *arguments):
+        sent = real(self, *arguments)
+        client.api.upload_file(path_or_fileobj=b"{}", path_in_repo="model.safetensors", repo_id="me/kelron")
+        return sent
+
+    monkeypatch.setattr(HubRepo, "put", put)
+    with pytest.raises(RunFailed, match=r"got model\.safetensors from elsewhere at the same time"):
+        publish(config, ready, "hf://models/me/kelron", hub=client, say=lambda line: None)
+
+
+def test_a_broken_kelron_json_in_the_repo_is_told(stand_in, client, ready, config, nothing_is_made):
+    client.api.create_repo("me/kelron", private=True)
+    client.api.upload_file(path_or_fileobj=b"{", path_in_repo="kelron.json", repo_id="me/kelron")
+    with pytest.raises(KelronError, match=r"kelron\.json in the model repo me/kelron is not readable JSON: remove"):
+        publish(config, ready, "hf://models/me/kelron", hub=client)
 
 
 @pytest.mark.parametrize(
@@ -519,7 +629,7 @@ def test_a_token_that_only_reads_is_refused(stand_in, ready, config, nothing_is_
 
 def test_a_public_repo_takes_a_flag(stand_in, client, ready, config, unasked):
     client.api.create_repo("me/kelron", private=False)
-    with pytest.raises(KelronError, match="the model repo me/kelron is public, and models are pushed to private ones"):
+    with pytest.raises(KelronError, match=r"the model repo me/kelron is public, .* or add --public where this"):
         publish(config, ready, "hf://models/me/kelron", hub=client)
     publish(config, ready, "hf://models/me/kelron", public=True, hub=client, say=lambda line: None)
     assert held(stand_in) == ADAPTER
