@@ -30,7 +30,7 @@ from kelron_lib.publish import publish
 from kelron_lib.publish.back import ASKED, compare, questions
 from kelron_lib.publish.card import licence_of
 from kelron_lib.publish.checked import check_run
-from kelron_lib.publish.serving import vllm_rank
+from kelron_lib.publish.serving import loading, vllm_rank
 
 ASK_LITTLE = (
     "evaluate.identity_prompts=2",
@@ -540,7 +540,7 @@ def test_to_a_private_repo_in_one_commit(stand_in, client, ready, config, unaske
     assert not (ready / "publish.part").exists()
     card = stand_in.content("me/kelron")["README.md"].decode()
     assert 'PeftModel.from_pretrained(model, "me/kelron")' in card
-    assert "hf download me/kelron --local-dir ./kelron\nvllm serve BASE" in card
+    assert "hf download me/kelron --local-dir ./kelron\nvllm serve BASE_FOLDER " in card
     assert "--lora-modules kelron=./kelron \\\n  --chat-template ./kelron/chat_template.jinja" in card
     assert 'from_pretrained(".")' not in card
 
@@ -658,6 +658,24 @@ def test_the_licence_of_a_base_that_is_not_well_known_is_its_own_cards(evaluated
     assert licence_of(of_base) == "other"
     (base / "README.md").write_text("---\nlicense: mit\n---\n# A base\n")
     assert licence_of(of_base) == "mit"
+
+
+@pytest.mark.parametrize(
+    ("base", "line", "served"),
+    [
+        ("Qwen/Qwen3-14B", 'base = "Qwen/Qwen3-14B"\n', "vllm serve Qwen/Qwen3-14B --enable-lora"),
+        ("{tmp}/mine", 'base = "BASE_FOLDER"  # where you have mine\n', "vllm serve BASE_FOLDER --enable-lora"),
+    ],
+)
+def test_the_card_names_a_base_as_its_reader_finds_it(evaluated, config, tmp_path, base, line, served):
+    (tmp_path / "mine").mkdir()
+    checked = check_run(config, evaluated, evaluated / "adapter", evaluated / "data")
+    model = replace(config.model, base=base.format(tmp=tmp_path))
+    text = loading(replace(checked, config=replace(config, model=model)), "my model", ".", merged=False)
+    assert line in text
+    assert served in text
+    assert str(tmp_path) not in text
+    assert "--lora-modules 'my model'=. \\" in text
 
 
 @pytest.mark.parametrize("languages", [("ko",), ("en", "ja"), ("ko", "en", "ja")])

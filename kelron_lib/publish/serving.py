@@ -39,11 +39,10 @@ def loading(checked: Checked, name: str, source: str, *, merged: bool) -> str:
 
 def _adapter(checked: Checked, name: str, source: str, folder: str, fetch: str) -> str:
     base = portable_base(checked.config)
-    base_line = (
-        "from kelron_lib.tiny import base_path\n\nbase = str(base_path())  # ships with Kelron"
-        if base == "tiny"
-        else f'base = "{base}"'
-    )
+    served = base if "/" in base else "BASE_FOLDER"  # what has no owner is a folder of the publisher's, or ships here
+    base_line = f'base = "{served}"' if "/" in base else f'base = "{served}"  # where you have {base}'
+    if base == "tiny":
+        base_line = "from kelron_lib.tiny import base_path\n\nbase = str(base_path())  # ships with Kelron"
     return f"""transformers and peft; the template and the end tokens come from here:
 
 ```python
@@ -59,7 +58,7 @@ model.generation_config = GenerationConfig.from_pretrained("{source}")
 {_ASK}
 ```
 
-{_adapter_in_vllm(checked.adapter.rank, "BASE" if base == "tiny" else base, name, folder, fetch)}
+{_adapter_in_vllm(checked.adapter.rank, served, name, folder, fetch)}
 llama.cpp, with the base's GGUF and this adapter's:
 
 ```bash
