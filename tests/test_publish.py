@@ -320,8 +320,29 @@ def other_rank(run):
     edit(run / "adapter" / "adapter_config.json", lambda told: told.update(r=8))
 
 
-def broken_board(run):
-    (run / "scoreboard.json").write_text("{")
+def put(name, told):
+    return lambda run: (run / name).write_text(json.dumps(told), "utf-8")
+
+
+def broken(name):
+    return lambda run: (run / name).write_text("{", "utf-8")
+
+
+def untuned(run):
+    edit(run / "scoreboard.json", lambda board: board.update(tuned={}))
+
+
+def no_checks(run):
+    edit(run / "scoreboard.json", lambda board: board["gate"].update(checks=[]))
+
+
+def unmet(run):
+    """A check that failed under a verdict that says otherwise."""
+    edit(run / "scoreboard.json", lambda board: board["gate"]["checks"][0].update(met=False))
+
+
+def rank_in_words(run):
+    edit(run / "adapter" / "adapter_config.json", lambda told: told.update(r="four"))
 
 
 def no_weights(run):
@@ -334,7 +355,18 @@ def no_weights(run):
         (no_adapter, [], "no adapter in "),
         (no_weights, [], "no adapter_model.safetensors in "),
         (no_scoreboard, [], "no scoreboard.json in "),
-        (broken_board, [], "is not readable JSON"),
+        (broken("scoreboard.json"), [], "): evaluate it with `kelron evaluate --out "),
+        (broken("sessions.json"), [], "): remove it, and the card goes without the time that training took"),
+        (put("sessions.json", {"a": 1}), [], "does not tell how training sessions ended: remove it"),
+        (put("sessions.json", [{"seconds": None}]), [], "does not tell how training sessions ended: remove it"),
+        (broken("data/quality.json"), [], "--report {tmp}/run/data` writes it again"),
+        (put("data/quality.json", {}), [], "quality.json is no report on rows: `kelron data check {tmp}/run/data "),
+        (broken("adapter/adapter_config.json"), [], "): copy it again, or name another adapter with --adapter"),
+        (broken("adapter/kelron.json"), [], "does not tell what the adapter was made from: export it again"),
+        (untuned, [], "is no scoreboard of a tuned model"),
+        (no_checks, [], "is of an earlier version, without a verdict"),
+        (unmet, [], "does not pass the gate (Identity recall: at least 98 %"),
+        (rank_in_words, [], "has r 'four' and lora_alpha 32, no numbers: copy it again"),
         (older, [], "is of an earlier version, without a verdict on this very adapter: evaluate it with `kelron eval"),
         (other_adapter, [], "is of another adapter than the one to be published"),
         (other_persona_scored, [], "is of the persona Folimi and data.persona is kelron (Kelron)"),
@@ -353,7 +385,7 @@ def no_weights(run):
         (None, ["--to", "s3://bucket"], "cannot publish to 's3://bucket': name a folder, or hf://models/OWNER/NAME"),
         (None, ["--to", "hf://models/kelron"], "'kelron' is no name of a repo: use OWNER/NAME"),
         (None, ["--to", "{tmp}/run"], "is not empty and holds no publication of Kelron's"),
-        (None, ["--to", "/"], "is not empty and holds no publication of Kelron's"),
+        (None, ["--to", "/"], "is the top of a disk, which no rename replaces: name a folder in it"),
         (None, ["--to", "{tmp}/run/data/README.md"], "is a file: name a folder with --to"),
         (None, ["--to", "hf://models/me/kelron"], "no token was found"),
         (None, ["--language", "fr"], "unknown --language 'fr'"),
@@ -370,7 +402,7 @@ def test_bad_input_is_told_in_a_line(ready, tmp_path, capsys, nothing_is_made, h
         code = left.code
     err = capsys.readouterr().err
     assert (code, err.count("\n")) == (2, 1), err
-    assert told in err
+    assert told.replace("{tmp}", str(tmp_path)) in err
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -389,6 +421,13 @@ def test_a_full_disk_is_told_before_anything_is_written(ready, config, tmp_path,
         publish(config, ready, str(tmp_path / "to"), merged=True)
 
 
+def test_the_top_of_a_disk_is_told_before_anything_is_made(ready, config, tmp_path, monkeypatch, nothing_is_made):
+    (tmp_path / "to").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "to")
+    with pytest.raises(KelronError, match="to is the top of a disk, which no rename replaces: name a folder in it"):
+        publish(config, ready, str(tmp_path / "to"))
+
+
 def test_a_language_that_the_run_does_not_have(ready, config, tmp_path, nothing_is_made):
     with pytest.raises(KelronError, match="--language is ja and the run's languages are ko: name one"):
         publishing._default_language(replace(config, data=replace(config.data, languages=("ko",))), "ja")
@@ -401,7 +440,10 @@ def test_a_disk_that_fills_up_is_told_and_nothing_is_left(ready, tmp_path, capsy
 
     monkeypatch.setattr(publishing, "write_words", full)
     assert main(["publish", *OPTIONS, "--run", str(ready), "--to", str(tmp_path / "to")]) == 2
-    assert capsys.readouterr().err.startswith("kelron: no disk space")
+    assert capsys.readouterr().err == (
+        f"kelron: no disk space in {tmp_path}: free some, or name another place with --to; nothing was published, and "
+        f"{tmp_path / 'to'} is as it was\n"
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
 

@@ -22,7 +22,7 @@ from kelron_lib.publish.checked import Checked, check_run
 from kelron_lib.publish.files import CARD, PROOF, kind_words, write_provenance, write_weights, write_words
 from kelron_lib.publish.merge import merged_bytes, plan_merge
 from kelron_lib.publish.places import Place, open_place
-from kelron_lib.runtime import exclusive, require_disk, write_json
+from kelron_lib.runtime import exclusive, no_space, require_disk, write_json
 from kelron_lib.settings import CHAT_LANGUAGE
 from kelron_lib.space import base_shape
 
@@ -66,6 +66,11 @@ def publish(
     except KeyboardInterrupt as error:
         kind = type(error) if isinstance(error, Interrupted) else Interrupted
         raise kind(f"interrupted by {kind.how}: {safe}") from None
+    except Exception as error:
+        if no_space(error) is None:
+            raise
+        disk = place.staging.parent
+        raise KelronError(f"no disk space in {disk}: free some, or name another place with --to; {safe}") from None
     return found
 
 

@@ -72,6 +72,8 @@ class FolderPlace:
             return None
         if not self.folder.is_dir():
             raise KelronError(f"{self.folder} is a file: name a folder with --to")
+        if os.path.ismount(self._real):
+            raise KelronError(f"{self.folder} is the top of a disk, which no rename replaces: name a folder in it")
         try:
             held = {path.name for path in self.folder.iterdir()}
         except OSError as error:
