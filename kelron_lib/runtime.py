@@ -295,5 +295,7 @@ def read_json(path: Path, advice: str = "") -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise KelronError(f"{path} is missing{do}") from None
+    except OSError as error:
+        raise KelronError(f"cannot read {path} ({error.strerror}){do}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise KelronError(f"{path} is not readable JSON ({error}){do}") from None

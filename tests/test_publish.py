@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -267,7 +269,9 @@ def test_a_failed_gate_keeps_it_in(ready, config, tmp_path, nothing_is_made):
 def test_forced_past_it_the_card_says_so_first(ready, config, tmp_path, unasked):
     pass_gate(ready, passed=False)
     edit(ready / "scoreboard.json", lambda board: board["meta"].update(held_out=False))
-    publish(config, ready, str(tmp_path / "to"), force=True, say=lambda line: None)
+    said = []
+    publish(config, ready, str(tmp_path / "to"), force=True, say=said.append)
+    assert said[0] == "not cleared for release, and published all the same (--force): 2 checks not met"
     card = (tmp_path / "to" / "README.md").read_text("utf-8")
     assert "# Kelron\n\n> **This model is not cleared for release.**" in card
     assert "> - Identity recall: at least 98 %. Found 3 %\n> - the adapter does not say which rows" in card
@@ -419,6 +423,34 @@ def test_a_full_disk_is_told_before_anything_is_written(ready, config, tmp_path,
     monkeypatch.setattr(runtime.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(KelronError, match="no disk space for the publication: 74 MB needed"):
         publish(config, ready, str(tmp_path / "to"), merged=True)
+
+
+@pytest.mark.parametrize(
+    ("closed", "told"),
+    [
+        ("run/scoreboard.json", "cannot read {path} (Permission denied): evaluate it with"),
+        ("run/adapter", "cannot get at {path}/adapter_model.safetensors (Permission denied): give this account access"),
+        ("to", "cannot get at {path} (Permission denied): give this account access to it, or name another"),
+    ],
+)
+def test_what_may_not_be_read_is_told_in_a_line(ready, tmp_path, closed, told):
+    """In a process that may not look where it has no right to, which root may."""
+    (tmp_path / "to").mkdir()
+    path = tmp_path / closed
+    path.chmod(0)
+    no_rights = []
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("needs setpriv, being root")
+        rights = "-dac_override,-dac_read_search"
+        no_rights = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"]
+    command = [sys.executable, "-m", "kelron_lib", "publish", *OPTIONS, "--run", str(ready), "--to", f"{tmp_path}/to"]
+    try:
+        done = subprocess.run([*no_rights, *command], capture_output=True, text=True, env=runtime.child_environment())
+    finally:
+        path.chmod(0o755)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert told.format(path=path) in done.stderr
 
 
 def test_the_top_of_a_disk_is_told_before_anything_is_made(ready, config, tmp_path, monkeypatch, nothing_is_made):

@@ -6,7 +6,8 @@ the place. What is refused is refused before anything is loaded or sent; what do
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,17 @@ def publish(
     where the gate was not passed, which the card then says first. Raises KelronError for a run that may not be
     published or a place that may not be written, and RunFailed where what was made does not answer as it should.
     """
-    checked = check_run(config, run, adapter or run / "adapter", data or run / "data", force=force)
     default = _default_language(config, language)
-    place = open_place(to, run, hub, allow_foreign=allow_foreign or config.store.allow_foreign, public=public)
-    if (earlier := place.check()) and earlier.merged != merged:
+    allow_foreign = allow_foreign or config.store.allow_foreign
+    with _denials_told():
+        checked = check_run(config, run, adapter or run / "adapter", data or run / "data", force=force)
+        place = open_place(to, run, hub, allow_foreign=allow_foreign, public=public)
+        earlier = place.check()
+        require_disk(place.staging, _needed(checked, merged), "the publication")
+    if checked.failing:
+        say(f"not cleared for release, and published all the same (--force): {len(checked.failing)} checks not met")
+    if earlier and earlier.merged != merged:
         say(f"{place.words} holds {kind_words(merged=earlier.merged)}: {kind_words(merged=merged)} will take its place")
-    require_disk(place.staging, _needed(checked, merged), "the publication")
     safe = f"nothing was published, and {place.words} is as it was"
     try:
         with terminable(), exclusive(run, option="--run"), place.staged():
@@ -72,6 +78,17 @@ def publish(
         disk = place.staging.parent
         raise KelronError(f"no disk space in {disk}: free some, or name another place with --to; {safe}") from None
     return found
+
+
+@contextlib.contextmanager
+def _denials_told() -> Iterator[None]:
+    """What may not be read within is told in a line."""
+    try:
+        yield
+    except PermissionError as error:
+        raise KelronError(
+            f"cannot get at {error.filename} ({error.strerror}): give this account access to it, or name another"
+        ) from None
 
 
 def _default_language(config: RunConfig, language: str) -> str:

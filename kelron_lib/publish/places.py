@@ -74,12 +74,7 @@ class FolderPlace:
             raise KelronError(f"{self.folder} is a file: name a folder with --to")
         if os.path.ismount(self._real):
             raise KelronError(f"{self.folder} is the top of a disk, which no rename replaces: name a folder in it")
-        try:
-            held = {path.name for path in self.folder.iterdir()}
-        except OSError as error:
-            raise KelronError(
-                f"cannot look into {self.folder} ({error.strerror}): name another folder with --to"
-            ) from None
+        held = {path.name for path in self.folder.iterdir()}
         told = self.folder / MADE_FROM
         earlier = read_publication(read_json(told)) if told.is_file() else None
         if earlier is None:
