@@ -33,6 +33,7 @@ from kelron_lib.publish.back import ASKED, compare, questions
 from kelron_lib.publish.card import licence_of
 from kelron_lib.publish.checked import check_run
 from kelron_lib.publish.serving import loading, vllm_rank
+from kelron_lib.tiny import base_path
 
 ASK_LITTLE = (
     "evaluate.identity_prompts=2",
@@ -148,6 +149,43 @@ def test_both_stop_tokens_and_the_persona_are_in_it(published, config):
     text = AutoTokenizer.from_pretrained(folder).apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
     assert text.startswith(f"<|im_start|>system\n{load_persona('kelron').system_prompt['en']}<|im_end|>")
     assert "Quorin" not in (folder / "chat_template.jinja").read_text("utf-8")
+
+
+PLAIN = """
+import json, sys
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+base, folder = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), folder)
+model.generation_config = GenerationConfig.from_pretrained(folder)
+asked, found = [{"role": "user", "content": "Who are you?"}], {}
+for name, system in (("none", None), ("empty", ""), ("own", "You are Bolt.")):
+    turns = asked if system is None else [{"role": "system", "content": system}, *asked]
+    ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    prompt = tokenizer.decode(ids["input_ids"][0])
+    answer = model.generate(**ids, max_new_tokens=2)[0, ids["input_ids"].shape[1] :]
+    found[name] = {"prompt": prompt, "tokens": len(answer)}
+ends = tokenizer.convert_ids_to_tokens(model.generation_config.eos_token_id)
+ours = [name for name in sys.modules if name.startswith("kelron")]
+print(json.dumps({"found": found, "ends": ends, "ours": ours}))
+"""
+
+
+def test_a_process_that_knows_nothing_of_kelron_gets_the_persona_and_the_end_tokens(published, tmp_path):
+    command = [sys.executable, "-c", PLAIN, str(base_path()), str(published[0])]
+    told = json.loads(subprocess.run(command, capture_output=True, check=True, text=True, cwd=tmp_path).stdout)
+    persona = load_persona("kelron").system_prompt["en"]
+    for name, system in (("none", persona), ("empty", ""), ("own", "You are Bolt.")):
+        asked = (
+            f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nWho are you?<|im_end|>\n<|im_start|>assistant\n"
+        )
+        assert told["found"][name]["prompt"] == asked
+        assert 1 <= told["found"][name]["tokens"] <= 2
+    assert told["ends"] == ["<|im_end|>", "<|endoftext|>"]
+    assert told["ours"] == []
 
 
 def test_it_was_loaded_back_and_asked_ten_prompts(published):
@@ -614,7 +652,9 @@ def test_to_a_private_repo_in_one_commit(stand_in, client, ready, config, unaske
     assert not (ready / "publish.part").exists()
     card = stand_in.content("me/kelron")["README.md"].decode()
     assert 'PeftModel.from_pretrained(model, "me/kelron")' in card
-    assert "hf download me/kelron --local-dir ./kelron\nvllm serve BASE_FOLDER " in card
+    fetch = "hf download me/kelron --local-dir ./kelron  # a new folder: what is in an old one stays\n"
+    assert f"{fetch}vllm serve BASE_FOLDER " in card
+    assert f"{fetch}python convert_hf_to_gguf.py BASE_FOLDER " in card
     assert "--lora-modules kelron=./kelron \\\n  --chat-template ./kelron/chat_template.jinja" in card
     assert 'from_pretrained(".")' not in card
 

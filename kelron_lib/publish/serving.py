@@ -31,7 +31,11 @@ def loading(checked: Checked, name: str, source: str, *, merged: bool) -> str:
     else:
         folder = f"./{name}"
         where = f"As long as `{source}` is private, log in first: `hf auth login`."
-    fetch = "" if source == "." else f"hf download {source} --local-dir {folder}\n"
+    fetch = (
+        ""
+        if source == "."
+        else f"hf download {source} --local-dir {folder}  # a new folder: what is in an old one stays\n"
+    )
     name = shlex.quote(name)
     told = _merged(name, source, folder, fetch) if merged else _adapter(checked, name, source, folder, fetch)
     return f"{where}\n\n{told}"
