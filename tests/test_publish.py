@@ -25,6 +25,7 @@ from kelron_lib.evaluate.run import evaluate_run
 from kelron_lib.export import MadeFrom, adapter_digest, export_adapter, made_from
 from kelron_lib.generate import Answer
 from kelron_lib.hub_client import Backoff, Hub
+from kelron_lib.interrupt import Interrupted
 from kelron_lib.manifest import record_files
 from kelron_lib.model import portable_base
 from kelron_lib.persona import load_persona
@@ -621,6 +622,13 @@ def test_two_at_a_time_to_one_folder(ready, config, tmp_path, unasked):
     assert {path.name for path in (tmp_path / "to").iterdir()} == ADAPTER
 
 
+def test_a_broken_kelron_json_in_the_folder_is_told(ready, config, tmp_path, nothing_is_made):
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "kelron.json").write_text("{")
+    with pytest.raises(KelronError, match=r"kelron\.json is not readable JSON \(.*\): remove this folder, or name"):
+        publish(config, ready, str(tmp_path / "to"))
+
+
 def test_own_notes_in_an_earlier_publication_are_not_lost(ready, config, tmp_path, unasked):
     publish(config, ready, str(tmp_path / "to"), say=lambda line: None)
     (tmp_path / "to" / "notes.txt").write_text("mine")
@@ -693,6 +701,15 @@ def test_what_came_from_elsewhere_meanwhile_is_told(stand_in, client, ready, con
     monkeypatch.setattr(HubRepo, "put", put)
     with pytest.raises(RunFailed, match=r"got model\.safetensors from elsewhere at the same time"):
         publish(config, ready, "hf://models/me/kelron", hub=client, say=lambda line: None)
+
+
+def test_a_cut_while_it_is_sent_tells_what_the_repo_can_hold(stand_in, client, ready, config, unasked, monkeypatch):
+    monkeypatch.setattr("kelron_lib.hub_repo.HubRepo.put", cut_off)
+    with pytest.raises(
+        Interrupted, match="the model repo me/kelron holds what it held before, or all of the new files"
+    ):
+        publish(config, ready, "hf://models/me/kelron", hub=client, say=lambda line: None)
+    assert not (ready / "publish.part").exists()
 
 
 def test_a_broken_kelron_json_in_the_repo_is_told(stand_in, client, ready, config, nothing_is_made):
@@ -790,6 +807,7 @@ def test_the_card_names_a_base_as_its_reader_finds_it(evaluated, config, tmp_pat
     assert served in text
     assert str(tmp_path) not in text
     assert "--lora-modules 'my model'=. \\" in text
+    assert "convert_lora_to_gguf.py . --base BASE_FOLDER --outfile ../'my model'-lora.gguf\n" in text  # not into it
 
 
 @pytest.mark.parametrize("languages", [("ko",), ("en", "ja"), ("ko", "en", "ja")])

@@ -63,6 +63,13 @@ def publish(
         say(f"not cleared for release, and published all the same (--force): {len(checked.failing)} checks not met")
     if earlier and earlier.merged != merged:
         say(f"{place.words} holds {kind_words(merged=earlier.merged)}: {kind_words(merged=merged)} will take its place")
+    return _carry_out(checked, run, place, default, say, merged=merged)
+
+
+def _carry_out(
+    checked: Checked, run: Path, place: Place, default: str, say: Callable[[str], None], *, merged: bool
+) -> dict[str, Any]:
+    """Make it and move it to its place; what cuts that off is told with what the place then holds."""
     safe = f"nothing was published, and {place.words} is as it was"
     try:
         with terminable(), exclusive(run, option="--run"), place.staged():

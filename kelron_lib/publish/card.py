@@ -164,9 +164,8 @@ def _recipe(checked: Checked) -> str:
     train, lora = config.train, config.lora
     spent = sum(float(session.get("seconds", 0)) for session in sessions)
     targets = ", ".join(checked.adapter.targets)
-    packed = (
-        f"packed into {train.row_tokens} tokens, {train.rows_per_pass} a pass, {train.passes_per_step} passes a step"
-    )
+    passes = f"{train.passes_per_step} pass{'es' if train.passes_per_step > 1 else ''} a step"
+    packed = f"packed into {train.row_tokens} tokens, {train.rows_per_pass} a pass, {passes}"
     rows = [
         ["base", f"{portable_base(config)}, in 4 bits (nf4, double quantisation), computing in {config.model.dtype}"],
         ["adapter", f"LoRA of rank {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}, on {targets}"],

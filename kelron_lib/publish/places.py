@@ -76,7 +76,11 @@ class FolderPlace:
             raise KelronError(f"{self.folder} is the top of a disk, which no rename replaces: name a folder in it")
         held = {path.name for path in self.folder.iterdir()}
         told = self.folder / MADE_FROM
-        earlier = read_publication(read_json(told)) if told.is_file() else None
+        earlier = (
+            read_publication(read_json(told, "remove this folder, or name another with --to"))
+            if told.is_file()
+            else None
+        )
         if earlier is None:
             if held:
                 raise KelronError(
