@@ -47,10 +47,10 @@ def made_from(adapter: Path) -> MadeFrom | None:
     file = adapter / MADE_FROM
     if not file.is_file():
         return None
-    told = read_json(file)
     try:
+        told = read_json(file)
         return MadeFrom(**{field.name: told[field.name] for field in fields(MadeFrom)})
-    except (KeyError, TypeError):
+    except (KelronError, KeyError, TypeError):
         raise KelronError(
             f"{file} does not tell what the adapter was made from: export it again, or remove it"
         ) from None

@@ -20,9 +20,19 @@ class HubRepo:
     """A repo of one kind, `model` or `dataset`. Creating this reaches nothing."""
 
     def __init__(
-        self, name: str, kind: str, hub: Hub, *, allow_foreign: bool = False, allow_public: bool = False, example: str
+        self,
+        name: str,
+        kind: str,
+        hub: Hub,
+        *,
+        allow_foreign: bool = False,
+        allow_public: bool | None = None,
+        example: str,
     ) -> None:
-        """`example`: a name as it should be, for who gave none. Raises KelronError where `name` is no OWNER/NAME."""
+        """`example`: a name as it should be, for who gave none; `allow_public`: None where the verb has no such option.
+
+        Raises KelronError where `name` is no OWNER/NAME.
+        """
         owner, _, rest = name.partition("/")
         if not all(_NAME.fullmatch(part) and ".." not in part for part in (owner, rest)):
             raise KelronError(f"{name!r} is no name of a repo: use OWNER/NAME, such as {example}")
@@ -43,9 +53,10 @@ class HubRepo:
             raise KelronError(f"the token can only read: use one with write access from {TOKENS_PAGE}")
         private = self.hub.ask(f"look at {self.words}", self._privacy)
         if private is False and not self.allow_public:
+            meant = "" if self.allow_public is None else ", or add --public where this one is meant"
             raise KelronError(
                 f"{self.words} is public, and {self.kind}s are pushed to private ones alone: make it private in its "
-                "settings on the Hub, or name another"
+                f"settings on the Hub, or name another{meant}"
             )
         return private is not None
 

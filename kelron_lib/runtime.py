@@ -288,11 +288,14 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """JSON from a file. Raises KelronError naming the file where it is missing or broken."""
+def read_json(path: Path, advice: str = "") -> Any:
+    """JSON from a file. Raises KelronError naming the file where it is missing or broken; `advice`: what to do then."""
+    do = f": {advice}" if advice else ""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise KelronError(f"{path} is missing") from None
+        raise KelronError(f"{path} is missing{do}") from None
+    except OSError as error:
+        raise KelronError(f"cannot read {path} ({error.strerror}){do}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise KelronError(f"{path} is not readable JSON ({error})") from None
+        raise KelronError(f"{path} is not readable JSON ({error}){do}") from None

@@ -6,24 +6,24 @@ the place. What is refused is refused before anything is loaded or sent; what do
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from kelron_lib.config import RunConfig
 from kelron_lib.errors import KelronError, RunFailed
-from kelron_lib.files import cannot_write
 from kelron_lib.hub_client import Hub
+from kelron_lib.interrupt import Interrupted, terminable
 from kelron_lib.model import base_name
 from kelron_lib.publish.adapter import WEIGHTS
 from kelron_lib.publish.back import compare, own_answers, published_answers, questions, summary
 from kelron_lib.publish.card import card
 from kelron_lib.publish.checked import Checked, check_run
-from kelron_lib.publish.files import CARD, PROOF, write_provenance, write_weights, write_words
+from kelron_lib.publish.files import CARD, PROOF, kind_words, write_provenance, write_weights, write_words
 from kelron_lib.publish.merge import merged_bytes, plan_merge
 from kelron_lib.publish.places import Place, open_place
-from kelron_lib.runtime import exclusive, require_disk, write_json
+from kelron_lib.runtime import exclusive, no_space, require_disk, write_json
 from kelron_lib.settings import CHAT_LANGUAGE
 from kelron_lib.space import base_shape
 
@@ -52,19 +52,50 @@ def publish(
     where the gate was not passed, which the card then says first. Raises KelronError for a run that may not be
     published or a place that may not be written, and RunFailed where what was made does not answer as it should.
     """
-    checked = check_run(config, run, adapter or run / "adapter", data or run / "data", force=force)
     default = _default_language(config, language)
-    place = open_place(to, run, hub, allow_foreign=allow_foreign or config.store.allow_foreign, public=public)
-    place.check()
-    require_disk(place.staging, _needed(checked, merged), "the publication")
-    with exclusive(run, option="--run"):
-        try:
-            _fresh(place.staging)
+    allow_foreign = allow_foreign or config.store.allow_foreign
+    with _denials_told():
+        checked = check_run(config, run, adapter or run / "adapter", data or run / "data", force=force)
+        place = open_place(to, run, hub, allow_foreign=allow_foreign, public=public)
+        earlier = place.check()
+        require_disk(place.staging, _needed(checked, merged), "the publication")
+    if checked.failing:
+        say(f"not cleared for release, and published all the same (--force): {len(checked.failing)} checks not met")
+    if earlier and earlier.merged != merged:
+        say(f"{place.words} holds {kind_words(merged=earlier.merged)}: {kind_words(merged=merged)} will take its place")
+    return _carry_out(checked, run, place, default, say, merged=merged)
+
+
+def _carry_out(
+    checked: Checked, run: Path, place: Place, default: str, say: Callable[[str], None], *, merged: bool
+) -> dict[str, Any]:
+    """Make it and move it to its place; what cuts that off is told with what the place then holds."""
+    safe = f"nothing was published, and {place.words} is as it was"
+    try:
+        with terminable(), exclusive(run, option="--run"), place.staged():
             found = _make(checked, place, default, say, merged=merged)
+            safe = f"{place.words} holds what it held before, or all of the new files"
             say(place.put())
-        finally:
-            shutil.rmtree(place.staging, ignore_errors=True)
+    except KeyboardInterrupt as error:
+        kind = type(error) if isinstance(error, Interrupted) else Interrupted
+        raise kind(f"interrupted by {kind.how}: {safe}") from None
+    except Exception as error:
+        if no_space(error) is None:
+            raise
+        disk = place.staging.parent
+        raise KelronError(f"no disk space in {disk}: free some, or name another place with --to; {safe}") from None
     return found
+
+
+@contextlib.contextmanager
+def _denials_told() -> Iterator[None]:
+    """What may not be read within is told in a line."""
+    try:
+        yield
+    except PermissionError as error:
+        raise KelronError(
+            f"cannot get at {error.filename} ({error.strerror}): give this account access to it, or name another"
+        ) from None
 
 
 def _default_language(config: RunConfig, language: str) -> str:
@@ -85,15 +116,6 @@ def _needed(checked: Checked, merged: bool) -> int:
     return 2 * base_shape(checked.config).total + BESIDE
 
 
-def _fresh(staging: Path) -> None:
-    """An empty staging folder in the place of what a cut may have left."""
-    try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-    except OSError as error:
-        raise cannot_write(f"write {staging}", error) from None
-
-
 def _make(checked: Checked, place: Place, default: str, say: Callable[[str], None], *, merged: bool) -> dict[str, Any]:
     """Fill the staging folder, and prove that what lies there answers."""
     out, config = place.staging, checked.config
@@ -108,6 +130,7 @@ def _make(checked: Checked, place: Place, default: str, say: Callable[[str], Non
     if found["problems"]:
         raise RunFailed(f"nothing was published: {'; '.join(found['problems'])}, though the run's own adapter does")
     write_json(out / PROOF, found)
-    (out / CARD).write_text(card(checked, place.name, found, default, merged=merged), encoding="utf-8")
+    text = card(checked, found, default, name=place.name, source=place.source, merged=merged)
+    (out / CARD).write_text(text, encoding="utf-8")
     write_provenance(checked, out, made)
     return found

@@ -51,11 +51,9 @@ def tensor_name(module: str, factor: str) -> str:
 
 def read_adapter(folder: Path) -> Adapter:
     """What a folder's adapter is. Raises KelronError where it is not plain LoRA, or a factor is missing."""
-    settings = read_json(folder / SETTINGS)
+    settings = _settings(folder / SETTINGS)
     if not (folder / WEIGHTS).is_file():
         raise KelronError(f"no {WEIGHTS} in {folder}: save the adapter again, as safetensors")
-    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
-        raise KelronError(f"{folder / SETTINGS} is not of a LoRA adapter: name the adapter that `kelron train` left")
     if special := [name for name in _NOT_PLAIN if settings.get(name)]:
         raise KelronError(f"the adapter in {folder} has {', '.join(special)} set: only plain LoRA can be published")
     names = read_header(folder / WEIGHTS)
@@ -67,7 +65,9 @@ def read_adapter(folder: Path) -> Adapter:
     for module, factors in found.items():
         if missing := {"A", "B"} - factors:
             raise KelronError(f"{tensor_name(module, missing.pop())} is missing in {folder}: export the adapter again")
-    rank, alpha = int(settings.get("r") or 0), float(settings.get("lora_alpha") or 0)
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    if not isinstance(rank, int) or not isinstance(alpha, int | float):
+        raise KelronError(f"{folder / SETTINGS} has r {rank!r} and lora_alpha {alpha!r}, no numbers: copy it again")
     if not found or rank < 1 or alpha <= 0:
         raise KelronError(
             f"the adapter in {folder} changes nothing (rank {rank}, alpha {alpha:g}, {len(found)} layers)"
@@ -75,6 +75,13 @@ def read_adapter(folder: Path) -> Adapter:
     targets = tuple(sorted({module.rpartition(".")[2] for module in found}))
     scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
     return Adapter(folder, rank, scale, targets, tuple(found), settings)
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    settings = read_json(file, "copy it again, or name another adapter with --adapter")
+    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
+        raise KelronError(f"{file} is not of a LoRA adapter: name the adapter that `kelron train` left")
+    return settings
 
 
 def linears_of(shape: ModelShape, targets: Sequence[str]) -> dict[str, tuple[int, int]]:

@@ -61,8 +61,11 @@ def _front(checked: Checked, *, merged: bool) -> str:
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n"
 
 
-def card(checked: Checked, name: str, verification: Mapping[str, Any], default: str, *, merged: bool) -> str:
-    """README.md of a publication that is called `name`; `default`: the language of its default system prompt."""
+def card(
+    checked: Checked, verification: Mapping[str, Any], default: str, *, name: str, source: str, merged: bool
+) -> str:
+    """README.md of a publication that is called `name` and is loaded from `source`, a repo or the folder that its
+    reader is in; `default`: the language of its default system prompt."""
     persona, base = checked.persona, portable_base(checked.config)
     what = "merged weights" if merged else "a LoRA adapter"
     base_words = "the tiny base that ships with Kelron" if base == "tiny" else f"`{base}`"
@@ -92,7 +95,7 @@ A conversation with a system message of its own keeps that one, an empty one too
 {_recipe(checked)}
 
 ## Loading it
-{loading(checked, name, merged=merged)}
+{loading(checked, name, source, merged=merged)}
 
 ## Limits
 {_limits(checked)}
@@ -161,9 +164,8 @@ def _recipe(checked: Checked) -> str:
     train, lora = config.train, config.lora
     spent = sum(float(session.get("seconds", 0)) for session in sessions)
     targets = ", ".join(checked.adapter.targets)
-    packed = (
-        f"packed into {train.row_tokens} tokens, {train.rows_per_pass} a pass, {train.passes_per_step} passes a step"
-    )
+    passes = f"{train.passes_per_step} pass{'es' if train.passes_per_step > 1 else ''} a step"
+    packed = f"packed into {train.row_tokens} tokens, {train.rows_per_pass} a pass, {passes}"
     rows = [
         ["base", f"{portable_base(config)}, in 4 bits (nf4, double quantisation), computing in {config.model.dtype}"],
         ["adapter", f"LoRA of rank {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}, on {targets}"],

@@ -70,7 +70,7 @@ def check_run(config: RunConfig, run: Path, adapter: Path, data: Path, *, force:
     quality = None
     if made is not None and is_dataset(data):
         quality = _quality(data, made, persona)
-    sessions = read_json(run / SESSIONS_FILE) if (run / SESSIONS_FILE).is_file() else []
+    sessions = _sessions(run / SESSIONS_FILE)
     trained = config if made is None else from_dict(dict(made.config))
     return Checked(config, trained, persona, plain, made, digest, board, failing, quality, sessions)
 
@@ -81,11 +81,11 @@ def _scoreboard(config: RunConfig, run: Path, persona: Persona, digest: str) -> 
     file = run / SCOREBOARD_FILE
     if not file.is_file():
         raise KelronError(f"no {SCOREBOARD_FILE} in {run}: {again} first")
-    board = read_json(file)
+    board = read_json(file, f"{again} again")
     meta = board.get("meta") if isinstance(board, dict) else None
-    if not isinstance(meta, dict) or not isinstance(board.get("tuned"), dict):
+    if not isinstance(meta, dict) or not isinstance(board.get("tuned"), dict) or not board["tuned"]:
         raise KelronError(f"{file} is no scoreboard of a tuned model: {again}")
-    if not isinstance(board.get("gate"), dict) or "adapter_sha256" not in meta:
+    if not _is_verdict(board.get("gate")) or "adapter_sha256" not in meta:
         raise KelronError(f"{file} is of an earlier version, without a verdict on this very adapter: {again} again")
     if meta["adapter_sha256"] != digest:
         raise KelronError(f"{file} is of another adapter than the one to be published: {again} again")
@@ -98,19 +98,25 @@ def _scoreboard(config: RunConfig, run: Path, persona: Persona, digest: str) -> 
         raise KelronError(f"{file} was judged by policy {board['gate'].get('policy')}, not {policy}: {again} again")
     if meta.get("config_hash") != config_hash(config):
         told = run / "evaluate_config.json"
-        then = read_json(told) if told.is_file() else {}
+        then = read_json(told, f"{again} again") if told.is_file() else {}
         changed = differing(then, to_dict(config)) if then else {}
         values = ", ".join(as_overrides({key: old for key, (old, _) in changed.items()}))
         raise KelronError(f"{file} was made with another config{f' ({values})' if values else ''}: {again}")
     return board
 
 
+def _is_verdict(gate: Any) -> bool:
+    """Whether it is a verdict of the gate, with every check that it made."""
+    checks = gate.get("checks") if isinstance(gate, dict) else None
+    return isinstance(checks, list) and bool(checks) and all(isinstance(check, dict) for check in checks)
+
+
 def _failing(board: Mapping[str, Any], run: Path, force: bool) -> tuple[str, ...]:
     """What speaks against publishing. Raises KelronError where anything does, unless it is forced."""
-    gate, failing = board["gate"], []
-    if gate.get("passed") is not True:
-        missed = [str(check.get("text")) for check in gate.get("checks", []) if not check.get("met")]
-        failing += missed or ["the gate was not passed"]
+    gate = board["gate"]
+    failing = [str(check.get("text")) for check in gate["checks"] if not check.get("met")]
+    if gate.get("passed") is not True and not failing:
+        failing.append("the gate was not passed")
     if not board["meta"].get("held_out", False):
         failing.append(UNKNOWN_DATA)
     if failing and not force:
@@ -135,5 +141,24 @@ def _quality(data: Path, made: MadeFrom, persona: Persona) -> Mapping[str, Any] 
             f"the rows in {data} were made for another persona than {persona.id} as it is now, whose system prompt is "
             "in none of them: name the persona file of that time with --set data.persona"
         )
-    report = read_json(data / QUALITY_FILE) if (data / QUALITY_FILE).is_file() else None
-    return report if isinstance(report, dict) else None
+    file = data / QUALITY_FILE
+    if not file.is_file():
+        return None
+    again = f"`kelron data check {shlex.quote(str(data))} --report {shlex.quote(str(data))}` writes it again"
+    report = read_json(file, again)
+    if not isinstance(report, dict) or not {"rows", "identity_share", "verdict", "by_language"} <= report.keys():
+        raise KelronError(f"{file} is no report on rows: {again}")
+    return report
+
+
+def _sessions(file: Path) -> Sequence[Mapping[str, Any]]:
+    """How the training sessions ended; none where nothing tells. Raises KelronError for a file that is damaged."""
+    if not file.is_file():
+        return []
+    advice = "remove it, and the card goes without the time that training took"
+    sessions = read_json(file, advice)
+    if not isinstance(sessions, list) or not all(
+        isinstance(session, dict) and isinstance(session.get("seconds", 0), int | float) for session in sessions
+    ):
+        raise KelronError(f"{file} does not tell how training sessions ended: {advice}")
+    return sessions

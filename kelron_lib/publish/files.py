@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -85,15 +85,27 @@ def _without_places(config: RunConfig) -> dict[str, Any]:
     return values
 
 
-def published_files(folder: Path) -> dict[str, str] | None:
-    """The sha256 of a publication's files by name; None where the folder is none of Kelron's."""
-    file = folder / MADE_FROM
-    return files_told(read_json(file)) if file.is_file() else None
+@dataclass(frozen=True)
+class Publication:
+    """What kelron.json tells of a publication."""
+
+    merged: bool
+    created: str
+    """When, as UTC in ISO 8601."""
+    names: frozenset[str]
+    """Its files, kelron.json among them."""
 
 
-def files_told(told: Any) -> dict[str, str] | None:
-    """The same, from a publication's kelron.json."""
+def read_publication(told: Any) -> Publication | None:
+    """What a kelron.json's content tells; None where it is no publication's."""
     publication = told.get(PUBLICATION) if isinstance(told, dict) else None
     if not isinstance(publication, dict) or not isinstance(publication.get("files"), dict):
         return None
-    return {name: record["sha256"] for name, record in publication["files"].items()}
+    weights = publication.get("weights")
+    merged = isinstance(weights, dict) and weights.get("merged") is True
+    return Publication(merged, str(publication.get("created")), frozenset({*publication["files"], MADE_FROM}))
+
+
+def kind_words(*, merged: bool) -> str:
+    """What was published, in words."""
+    return "merged weights" if merged else "an adapter"
