@@ -211,11 +211,11 @@ def test_an_adapter_that_was_cut_off_is_named(capsys, tmp_path, trained):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda tensors, name: {**tensors, name: tensors[name][:, :8].contiguous()}, "has another shape"),
-        (lambda tensors, name: {key: tensors[key] for key in tensors if key != name}, "is missing"),
+        (lambda tensors, name: {**tensors, name: tensors[name][:, :8].contiguous()}, " is 4 x 8 where {due} is due"),
+        (lambda tensors, name: {key: tensors[key] for key in tensors if key != name}, " is missing"),
         (
             lambda tensors, name: {**tensors, f"{name}.x.lora_A.weight": tensors[name].clone()},
-            "belongs to no layer of it",
+            ".x.lora_A.weight belongs to no layer of it",
         ),
     ],
 )
@@ -229,7 +229,8 @@ def test_an_adapter_that_does_not_fit_the_base_is_told_by_its_first_tensor(capsy
     code, _, err = run(capsys, "chat", "--adapter", adapter)
     assert (code, err.count("\n")) == (2, 1)
     assert err.startswith(f"kelron: the adapter in {adapter} does not fit the base tiny: base_model.model.")
-    assert f" {why}; copy it again, or fetch" in err
+    why = why.format(due=" x ".join(map(str, tensors[name].shape)))
+    assert f"{name}{why}; it was made for another base than this tiny (name that with --set model.base" in err
 
 
 def test_what_is_no_adapter_says_what_to_do_next(capsys, tmp_path, trained):
@@ -464,6 +465,8 @@ def test_an_adapter_of_unknown_origin_is_evaluated_and_said_to_be_one(capsys, tr
 
 
 def test_an_evaluation_that_is_run_again_asks_nothing_again(capsys, trained, tmp_path):
+    from safetensors.torch import load_file, save_file
+
     options = ("--data", trained / "data", "--adapter", trained / "adapter", "--out", tmp_path / "run")
     code, out, err = run(capsys, "evaluate", *SETTINGS, *FEW, *options)
     assert code in (0, 1), err
@@ -482,6 +485,14 @@ def test_an_evaluation_that_is_run_again_asks_nothing_again(capsys, trained, tmp
     again = read(tmp_path / "run" / "scoreboard.json")
     del board["meta"]["created"], again["meta"]["created"]
     assert again == board
+    foreign = shutil.copytree(trained / "adapter", tmp_path / "foreign")
+    tensors = load_file(foreign / "adapter_model.safetensors")
+    save_file(dict(list(tensors.items())[1:]), foreign / "adapter_model.safetensors")
+    before = tree(tmp_path)
+    code, out, err = run(capsys, "evaluate", *SETTINGS, *FEW, *options, "--adapter", foreign)
+    assert (code, out) == (2, ""), err
+    assert "does not fit the base tiny" in err
+    assert tree(tmp_path) == before, "the answers of the adapter that does fit stay"
 
 
 def test_the_measured_loss_is_the_models_own(trained):

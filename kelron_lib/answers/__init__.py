@@ -19,7 +19,7 @@ from kelron_lib.answers.share import answer_share
 from kelron_lib.errors import KelronError
 from kelron_lib.generate import Answer
 from kelron_lib.launch import run_processes
-from kelron_lib.model import load_tokenizer
+from kelron_lib.model import load_tokenizer, require_fit
 from kelron_lib.processes import World, device_count, prepare_cuda_memory
 
 __all__ = ["BASE", "TUNED", "Asking", "Measure", "Reply", "answer_share", "ask", "measured", "work_done"]
@@ -35,6 +35,8 @@ def ask(
     base or the adapter cannot be loaded, a prompt does not fit the model's window, or the folder cannot be written.
     """
     load_tokenizer(asking.config)  # a base that is not there, or whose stop tokens are others: one line, from here
+    if asking.adapter is not None:
+        require_fit(asking.config, asking.adapter)  # before answers to other questions make room
     begin(asking, folder, say)
     units = [unit for stage in stages(asking) for unit in stage]
     left = len(set(units) - Kept.read(folder).lines.keys())
