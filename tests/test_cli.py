@@ -16,6 +16,7 @@ from dataset_files import break_row, drop_first_row, rows_in
 
 from kelron_lib import __version__
 from kelron_lib.__main__ import main
+from kelron_lib.answers import share
 from kelron_lib.config import PRESETS, from_dict, load_preset, resolve, to_dict
 from kelron_lib.evaluate import FLAGS, judge, scoreboard
 from kelron_lib.runtime import exclusive
@@ -493,6 +494,32 @@ def test_an_evaluation_that_is_run_again_asks_nothing_again(capsys, trained, tmp
     assert (code, out) == (2, ""), err
     assert "does not fit the base tiny" in err
     assert tree(tmp_path) == before, "the answers of the adapter that does fit stay"
+
+
+def test_an_interrupted_evaluation_says_what_is_kept_and_how_to_go_on(capsys, trained, tmp_path, monkeypatch):
+    def until_the_second(*args, **more):
+        calls.append(args)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return real(*args, **more)
+
+    calls, real = [], share.generate_answers
+    out = tmp_path / "a run"
+    command = ["evaluate", *SETTINGS, *FEW, *map(str, ("--data", trained / "data", "--adapter", trained / "adapter"))]
+    command += ["--out", str(out)]
+    monkeypatch.setattr(share, "generate_answers", until_the_second)
+    code, _, err = run(capsys, *command)
+    kept = len(calls[0][2])
+    assert code == 130
+    assert err.splitlines() == [
+        f"kelron: interrupted by SIGINT (Ctrl-C): {kept} of {2 * kept} answers are kept in {out / 'asked'}",
+        f"kelron: go on with: {shlex.join(['kelron', *command])}",
+    ]
+    monkeypatch.setattr(share, "generate_answers", real)
+    code, told, _ = run(capsys, *command)
+    assert code in (0, 1)
+    assert "3 of 4 parts to answer" in told
+    assert read(out / "scoreboard.json")["meta"]["sittings"] == 2
 
 
 def test_the_measured_loss_is_the_models_own(trained):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.answers import Asking, Measure, ask, measured, work_done
+from kelron_lib.answers import Asking, Measure, ask, measured, told_when_cut, work_done
 from kelron_lib.config import RunConfig, config_hash, to_dict, to_json
 from kelron_lib.data import fingerprint, load_dataset_dir
 from kelron_lib.dataset import require_dataset
@@ -79,7 +79,8 @@ def evaluate_run(
     Writes `scoreboard.json`, `answers.jsonl`, `evaluate_config.json` and `report.html` to `out`, and the answers as
     they come to `out`/asked, from where a later call goes on after a cut. Raises KelronError for a missing or foreign
     adapter, dataset or persona, where the adapter was trained on other data, and where `against`, the folder of an
-    earlier evaluation that the report compares with, cannot be read.
+    earlier evaluation that the report compares with, cannot be read; after Ctrl-C Interrupted, which says how many
+    answers are kept.
     """
     policy = load_policy(config.evaluate.policy)
     require_same_kind(out, of_file=False)
@@ -101,7 +102,7 @@ def evaluate_run(
     items = load_items(config.data.languages, config.evaluate.choice_items)
     measures = [business_loss(splits["test"], config.data.max_tokens), choices(items, config.evaluate.batch_size)]
     asking = _asking(config, adapter, prompts, measures if items else measures[:1])
-    with exclusive(out):
+    with exclusive(out), told_when_cut(out / ASKED):
         answers = ask(asking, out / ASKED, processes=config.session.processes, say=say)
         found, work = measured(out / ASKED), work_done(out / ASKED)
         scoreboard, records = evaluate(
