@@ -89,9 +89,11 @@ def _score_file(args: argparse.Namespace, config: RunConfig) -> int:
 
 
 def _told(board: dict[str, Any], *lines: str) -> int:
-    """Print the table, the lines and the verdict; the exit code."""
+    """Print how many were asked, the table, the lines and the verdict; the exit code."""
     from kelron_lib.evaluate import scoreboard_table, verdict
+    from kelron_lib.evaluate.tables import asked_line
 
+    print(asked_line(board))
     print(scoreboard_table(board))
     print("\n".join(lines))
     print("\n".join(verdict(board["gate"])))

@@ -200,6 +200,27 @@ def test_a_system_prompt_is_hostile_where_it_tells_the_model_that_it_is_a_rival(
     assert system_kind(text, PERSONA, RIVALS) == kind
 
 
+def test_the_printed_counts_add_up(score):
+    lines = [line(n, "저는 켈론입니다." if n else "저는 Qwen입니다.") for n in range(4)]
+    lines += [line(4, "I am Kelron.", language="en", prompt="Who are you?")]
+    lines += [line(n, "네.", kind="unrelated", prompt="점심 뭐 먹지?") for n in range(5, 7)]
+    _, out, _, folder = score(lines)
+    assert "Asked: 7 prompts, identity 5 (ko 4, en 1), unrelated 2 (ko 2)\n" in out
+    told, gate = " ".join(out.split()), board(folder)["gate"]
+    missed = [check["text"].partition(":")[0] for check in gate["checks"] if not check["met"]]
+    named = re.search(r"(\d+) of (\d+) checks are met, (\d+) are not \((.*?)\)\. (\d+) more were not measured\.", told)
+    met, of, failed, skipped = map(int, (named[1], named[2], named[3], named[5]))
+    assert (met + failed, failed) == (of, len(missed))
+    assert (
+        sum(int(n) for n in re.findall(r"(\d+) times", named[4]))
+        + len([name for name in named[4].split(", ") if "times" not in name])
+        == failed
+    )
+    assert f"{failed} of {of} targets missed:" in out
+    assert out.count("\nnot measured: ") == skipped
+    assert "Found ko 75 % of 4, en 100 % of 1\n" in out
+
+
 def test_a_rival_that_the_line_names_counts_in_its_answer():
     known = score_line(line(1, "저는 Zorvax입니다.", rivals=["Zorvax"]), PERSONA, RIVALS)
     assert (known["flags"]["rival_named"], known["flags"]["contradiction"]) == (True, True)
