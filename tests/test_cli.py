@@ -465,7 +465,7 @@ def test_an_adapter_of_unknown_origin_is_evaluated_and_said_to_be_one(capsys, tr
     assert "does not tell what the adapter was made from" in err
 
 
-def test_an_evaluation_that_is_run_again_asks_nothing_again(capsys, trained, tmp_path):
+def test_an_evaluation_that_is_run_again_asks_nothing_again(capsys, trained, tmp_path, monkeypatch):
     from safetensors.torch import load_file, save_file
 
     options = ("--data", trained / "data", "--adapter", trained / "adapter", "--out", tmp_path / "run")
@@ -486,6 +486,14 @@ def test_an_evaluation_that_is_run_again_asks_nothing_again(capsys, trained, tmp
     again = read(tmp_path / "run" / "scoreboard.json")
     del board["meta"]["created"], again["meta"]["created"]
     assert again == board
+    row = {"n": 4, "metrics": {"acc,none": {"base": 0.5, "tuned": 0.75, "change": 0.25}}}
+    benchmarks = {"version": "0", "tasks": ["haerae"], "results": {"haerae": row}}
+    monkeypatch.setattr("kelron_lib.evaluate.lm_eval.ready", lambda tasks: None)
+    monkeypatch.setattr("kelron_lib.evaluate.run.run_lm_eval", lambda tasks, *args: benchmarks | {"tasks": [*tasks]})
+    code, out, err = run(capsys, "evaluate", *SETTINGS, *FEW, *options, "--lm-eval", "haerae")
+    assert code in (0, 1), err
+    assert "haerae acc: base 0.5000, tuned 0.7500" in out
+    assert "<code>haerae</code>" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     foreign = shutil.copytree(trained / "adapter", tmp_path / "foreign")
     tensors = load_file(foreign / "adapter_model.safetensors")
     save_file(dict(list(tensors.items())[1:]), foreign / "adapter_model.safetensors")
