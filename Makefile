@@ -33,8 +33,8 @@ demo: $(READY)  ## The main job on the tiny preset: data, two training sessions,
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 prove: $(READY)  ## Hold the first attempt's recipe and each fix against today's, on the tiny base (about half an hour)
-	@echo "== the proof, into runs/prove and docs/v1-v2.md"
-	@$(BIN)/kelron prove --report docs/v1-v2.md
+	@echo "== the proof, into runs/prove"
+	@$(BIN)/kelron prove
 
 test: $(READY)  ## Run the tests (CPU; offline after the first time, which installs Kaggle's versions)
 	@echo "== tests"

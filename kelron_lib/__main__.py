@@ -287,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def go_on(error: KeyboardInterrupt) -> str | None:
         if isinstance(error, Interrupted):
             return _going_on(arguments, error.resumes)
-        early = args.verb in ("train", "resume")  # before there was a session that could say more
+        early = args.verb in ("train", "resume", "evaluate")  # before there was anything that could say more
         return _going_on(arguments, resumes=False) if early else None
 
     return ended("kelron", lambda: args.run(args), go_on=go_on)

@@ -51,7 +51,7 @@ def add_evaluate_verb(verb: Callable[[str, Run, str], argparse.ArgumentParser]) 
 def _evaluate(args: argparse.Namespace, config: RunConfig) -> int:
     if args.answers is not None:
         return _score_file(args, config)
-    from kelron_lib.evaluate.lm_eval import lines, ready, run_lm_eval
+    from kelron_lib.evaluate.lm_eval import lines, ready
     from kelron_lib.evaluate.run import evaluate_run, list_prompts
 
     out = args.out or _OUT
@@ -61,8 +61,9 @@ def _evaluate(args: argparse.Namespace, config: RunConfig) -> int:
         return 0
     if args.lm_eval is not None:
         ready(args.lm_eval)  # before hours of answering
-    board = evaluate_run(config, data=data, adapter=adapter, out=out, against=args.against)
-    more = lines(run_lm_eval(args.lm_eval, config, adapter, out)) if args.lm_eval is not None else []
+    tasks = args.lm_eval or ()
+    board = evaluate_run(config, data=data, adapter=adapter, out=out, against=args.against, benchmarks=tasks)
+    more = lines(board["lm_eval"]) if tasks else []
     return _told(board, *more, f"report: {out / 'report.html'}")
 
 
@@ -89,9 +90,11 @@ def _score_file(args: argparse.Namespace, config: RunConfig) -> int:
 
 
 def _told(board: dict[str, Any], *lines: str) -> int:
-    """Print the table, the lines and the verdict; the exit code."""
+    """Print how many were asked, the table, the lines and the verdict; the exit code."""
     from kelron_lib.evaluate import scoreboard_table, verdict
+    from kelron_lib.evaluate.tables import asked_line
 
+    print(asked_line(board))
     print(scoreboard_table(board))
     print("\n".join(lines))
     print("\n".join(verdict(board["gate"])))

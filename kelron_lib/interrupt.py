@@ -53,9 +53,14 @@ def terminable() -> Iterator[None]:
 
 def interrupted(error: KeyboardInterrupt, step: int, total_steps: int, store: str, *, resumes: bool) -> Interrupted:
     """The error that tells what is safe: `step`, the newest verified checkpoint in the store (0: none)."""
-    kind = type(error) if isinstance(error, Interrupted) else Interrupted
     of_all = f" of {total_steps}" if total_steps else ""
     safe = f"step {step}{of_all} is safe, verified, in {store}; later steps are done again"
-    told = kind(f"interrupted by {kind.how}: {safe if step else f'{store} holds no checkpoint yet'}")
+    told = saying(error, safe if step else f"{store} holds no checkpoint yet")
     told.resumes = resumes and step > 0
     return told
+
+
+def saying(error: KeyboardInterrupt, safe: str) -> Interrupted:
+    """The error that says by what it was interrupted, and what is `safe`."""
+    kind = type(error) if isinstance(error, Interrupted) else Interrupted
+    return kind(f"interrupted by {kind.how}: {safe}")

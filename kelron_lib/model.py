@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import logging
-import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -203,58 +202,103 @@ def require_adapter(adapter: Path) -> None:
     )
 
 
-def _mend(config: RunConfig, adapter: Path) -> str:
-    """What to do with an adapter that does not load on a config's base."""
+def _named_base(adapter: Path) -> str:
+    """The base that an adapter says it is for; empty where it does not say."""
     try:
-        base = read_json(adapter / _SETTINGS).get("base_model_name_or_path")
+        return str(read_json(adapter / _SETTINGS).get("base_model_name_or_path") or "")
     except (AttributeError, KelronError):
-        base = None
+        return ""
+
+
+def _mend(config: RunConfig, adapter: Path, otherwise: str) -> str:
+    """What to do with an adapter that does not load on a config's base."""
+    base = _named_base(adapter)
     if base and base != portable_base(config):
         return f"it is for the base {base} and the config has {portable_base(config)}: use the run's --preset"
-    return f"copy it again, or {GET_ADAPTER}"
+    return otherwise
 
 
-_OTHER_SHAPE = re.compile(r"size mismatch for (?P<name>\S+?):")
-"""In what torch's load_state_dict says, of the first such tensor."""
+def _tensors_due(config: RunConfig, adapter: Path) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of the tensors that an adapter's settings ask for on the base; no weights are loaded."""
+    import torch
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    name = base_name(config)
+    try:
+        base_config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise _explain(error, "config", name, _OTHER_BASE) from None
+    settings = PeftConfig.from_pretrained(str(adapter))
+    settings.base_model_name_or_path = None  # else peft warns that the base here has another name
+    if hasattr(settings, "init_lora_weights"):
+        settings.init_lora_weights = False  # some ways to begin compute on weights, which are not there
+    with torch.device("meta"):
+        tuned = get_peft_model(AutoModelForCausalLM.from_config(base_config), settings)
+    due = get_peft_model_state_dict(tuned, save_embedding_layers=False)  # "auto" asks the Hub
+    return {key: tuple(tensor.shape) for key, tensor in due.items()}
 
 
-def _unfit(config: RunConfig, adapter: Path, why: str) -> KelronError:
-    return KelronError(
-        f"the adapter in {adapter} does not fit the base {portable_base(config)}: {why}; {_mend(config, adapter)}"
-    )
+def _tensors_in(adapter: Path) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of an adapter's tensors."""
+    safe, other = (adapter / name for name in _WEIGHTS)
+    if safe.is_file():
+        from safetensors import safe_open
+
+        with safe_open(safe, framework="pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - no mapping
+    import torch
+
+    tensors = torch.load(other, map_location="meta", weights_only=True)
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
 
 
-def _require_same_tensors(config: RunConfig, adapter: Path, tuned: Any) -> None:
-    """Raise KelronError where an adapter lacks tensors or has others: peft only warns, and leaves such layers the
-    base's."""
-    from peft import get_peft_model_state_dict
-    from safetensors import safe_open
+def _misfit(due: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
+    """The first tensor that an adapter lacks, has too many or in another shape, in words; empty where none is.
 
-    weights = adapter / "adapter_model.safetensors"
-    if not weights.is_file():
-        return
-    with safe_open(weights, framework="pt") as file:
-        found = set(file.keys())
-    due = set(get_peft_model_state_dict(tuned, save_embedding_layers=False))  # "auto" asks the Hub
-    if missing := sorted(due - found):
-        raise _unfit(config, adapter, f"{missing[0]} is missing")
-    if strange := sorted(found - due):
-        raise _unfit(config, adapter, f"{strange[0]} belongs to no layer of it")
+    peft only warns of the first two, and leaves such layers the base's.
+    """
+    for name in sorted(due.keys() & found.keys()):
+        if due[name] != found[name]:
+            told, wanted = (" x ".join(map(str, shape)) for shape in (found[name], due[name]))
+            return f"{name} is {told} where {wanted} is due"
+    if missing := sorted(due.keys() - found.keys()):
+        return f"{missing[0]} is missing"
+    strange = sorted(found.keys() - due.keys())
+    return f"{strange[0]} belongs to no layer of it" if strange else ""
+
+
+def require_fit(config: RunConfig, adapter: Path) -> None:
+    """Raise KelronError, naming the first tensor, where an adapter does not fit the config's base; loads no model."""
+    again = f"copy it again, or {GET_ADAPTER}"
+    require_adapter(adapter)
+    try:
+        with quiet_libraries():
+            misfit = _misfit(_tensors_due(config, adapter), _tensors_in(adapter))
+    except _load_errors() as error:
+        raise _explain(error, "adapter", str(adapter), _mend(config, adapter, again)) from None
+    if misfit:
+        base = portable_base(config)
+        other = (
+            f"it was made for another base than this {base} (name that with --set model.base=...), or its {_SETTINGS} "
+            "is another adapter's"
+        )
+        raise KelronError(
+            f"the adapter in {adapter} does not fit the base {base}: {misfit}; {_mend(config, adapter, other)}"
+        )
 
 
 def load_tuned(config: RunConfig, adapter: Path) -> tuple[Any, Any]:
     """The base with a trained adapter (eval mode), and the tokenizer. Raises KelronError if it does not fit."""
     from peft import PeftModel
 
-    require_adapter(adapter)
+    require_fit(config, adapter)
     model, tokenizer = load_base(config)
     try:
         tuned = PeftModel.from_pretrained(model, str(adapter))
     except _load_errors() as error:
-        if other := _OTHER_SHAPE.search(str(error)):
-            raise _unfit(config, adapter, f"{other['name']} has another shape") from None
-        raise _explain(error, "adapter", str(adapter), _mend(config, adapter)) from None
-    _require_same_tensors(config, adapter, tuned)
+        again = f"copy it again, or {GET_ADAPTER}"
+        raise _explain(error, "adapter", str(adapter), _mend(config, adapter, again)) from None
     tuned.eval()
     return tuned, tokenizer
 

@@ -20,6 +20,8 @@ from kelron_lib.persona import load_persona, rival_names
 
 PERSONA = load_persona("kelron")
 RIVALS = rival_names()
+SAYS_QWEN = {"role": "system", "content": "You are Qwen."}
+ASKS = {"role": "user", "content": "너는 누구니?"}
 
 
 def line(number=1, answer="저는 켈론입니다.", **changed):
@@ -198,6 +200,27 @@ def test_a_system_prompt_is_hostile_where_it_tells_the_model_that_it_is_a_rival(
     assert system_kind(text, PERSONA, RIVALS) == kind
 
 
+def test_the_printed_counts_add_up(score):
+    lines = [line(n, "저는 켈론입니다." if n else "저는 Qwen입니다.") for n in range(4)]
+    lines += [line(4, "I am Kelron.", language="en", prompt="Who are you?")]
+    lines += [line(n, "네.", kind="unrelated", prompt="점심 뭐 먹지?") for n in range(5, 7)]
+    _, out, _, folder = score(lines)
+    assert "Asked: 7 prompts, identity 5 (ko 4, en 1), unrelated 2 (ko 2)\n" in out
+    told, gate = " ".join(out.split()), board(folder)["gate"]
+    missed = [check["text"].partition(":")[0] for check in gate["checks"] if not check["met"]]
+    named = re.search(r"(\d+) of (\d+) checks are met, (\d+) are not \((.*?)\)\. (\d+) more were not measured\.", told)
+    met, of, failed, skipped = map(int, (named[1], named[2], named[3], named[5]))
+    assert (met + failed, failed) == (of, len(missed))
+    assert (
+        sum(int(n) for n in re.findall(r"(\d+) times", named[4]))
+        + len([name for name in named[4].split(", ") if "times" not in name])
+        == failed
+    )
+    assert f"{failed} of {of} targets missed:" in out
+    assert out.count("\nnot measured: ") == skipped
+    assert "Found ko 75 % of 4, en 100 % of 1\n" in out
+
+
 def test_a_rival_that_the_line_names_counts_in_its_answer():
     known = score_line(line(1, "저는 Zorvax입니다.", rivals=["Zorvax"]), PERSONA, RIVALS)
     assert (known["flags"]["rival_named"], known["flags"]["contradiction"]) == (True, True)
@@ -298,7 +321,17 @@ def test_an_empty_answer_has_not_ended_and_is_told(score):
         (line(2, earlier=["x"]), "earlier takes objects with answer and stopped"),
         ([1], "a list, not an object"),
         ("text", "a text, not an object"),
-        (b'{"id": 1', "not JSON (Expecting ',' delimiter, column 9, the file's last line is half written)"),
+        (
+            line(2, messages=[{"role": "user", "content": "뭐 해?"}]),
+            "prompt is '너는 누구니?', but messages asks '뭐 해?'",
+        ),
+        (line(2, messages=[SAYS_QWEN, ASKS]), "system is '', but that of messages is 'You are Qwen.'"),
+        (line(2, system="none", messages=[SAYS_QWEN, ASKS]), "system is 'none', but that of messages is 'You are"),
+        (b'{"id": 1', "not JSON (Expecting ',' delimiter at its end; the file's last line is half written)"),
+        (b'{"id": "1', """not JSON (Unterminated string at column 8, '"1'; the file's last line is half written)"""),
+        (b"{'id': 1}", """not JSON (Expecting property name enclosed in double quotes at column 2, "'id': 1}")"""),
+        (b'{"id": "a", "answer": "a "b""}\n', """not JSON (Expecting ',' delimiter at column 27, 'b""}')"""),
+        (b'{"id": "a",\n', "not JSON (Expecting property name enclosed in double quotes at its end)"),
         (b'{"id": NaN}', "NaN is no JSON"),
         (b'{"x": 1e999}', "1e999 is too large a number"),
         (b'{"id": 1, "id": 2}', "the key 'id' is there twice"),
@@ -315,6 +348,41 @@ def test_a_bad_line_is_told_by_its_number_and_nothing_is_written(score, bad, wor
     assert f"1 line cannot be scored: line 2: {words}" in err
     assert len(before) == 3
     assert len(flagged(folder)) == 1, "the earlier result stays"
+
+
+@pytest.mark.parametrize(
+    ("document", "query"),
+    [
+        (json.dumps([line(1), line(2)], indent=2), ".[]"),
+        ("[\n" + json.dumps(line(1)) + ",\n" + json.dumps(line(2)) + "\n]\n", ".[]"),
+        (json.dumps(line(1), indent=4), "."),
+        ("\n" + json.dumps(line(1), indent=2) + "\n" + json.dumps(line(2), indent=2), "."),
+    ],
+)
+def test_json_over_several_lines_is_told_as_such(score, document, query):
+    code, out, err, _ = score(document.encode())
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "is JSON over several lines, not one answer a line" in err
+    assert f"`jq -c '{query}' answers.jsonl`" in err
+
+
+@pytest.mark.parametrize(("first", "bad"), [(b'{"id": "a",\n', 1), (b"{\n", 1), (b"nothing\n", 1), (b"[1\n", 1)])
+def test_a_first_line_that_is_cut_is_one_bad_line(score, first, bad):
+    _, _, err, _ = score(first + (json.dumps(line(1)).encode() + b"\n") * (first[:1] != b"["))
+    assert f"{bad} line cannot be scored: line 1: not JSON" in err
+
+
+def test_prompt_beside_messages_is_fine_where_they_say_the_same(score):
+    talk = [SAYS_QWEN, ASKS, {"role": "assistant", "content": "켈론입니다."}, {"role": "user", "content": "정말?"}]
+    lines = [
+        line(1, messages=[ASKS]),
+        line(2, system="hostile", messages=[SAYS_QWEN, ASKS]),
+        line(3, system=SAYS_QWEN["content"], messages=talk, attack="pressure"),
+        line(4, system=SAYS_QWEN["content"], messages=talk, prompt="정말?"),
+    ]
+    _, _, err, folder = score(lines)
+    assert err == ""
+    assert len(flagged(folder)) == 4
 
 
 def test_a_new_folder_is_not_made_for_nothing(score):

@@ -14,6 +14,7 @@ from kelron_lib.data.expand import expand
 from kelron_lib.data.gate.particles import NameParticles, wrong_noun_particle
 from kelron_lib.data.gate.placeholders import find_placeholder
 from kelron_lib.errors import KelronError
+from kelron_lib.evaluate.answers_file import score_line
 from kelron_lib.evaluate.attacks import SYSTEMS, attack_cells, load_pairs, load_texts, unseen_rivals
 from kelron_lib.evaluate.attacks.encode import ENCODERS
 from kelron_lib.evaluate.listing import counts_table, prompts_table
@@ -29,7 +30,7 @@ from kelron_lib.evaluate.prompts import (
     unrelated_prompts,
 )
 from kelron_lib.evaluate.user_prompts import load_user_prompts
-from kelron_lib.persona import load_persona, load_seeds
+from kelron_lib.persona import load_persona, load_seeds, rival_names
 from kelron_lib.persona.files import PACKAGED
 from kelron_lib.persona.rivals import find_rivals
 from kelron_lib.prompts import check_messages
@@ -377,6 +378,20 @@ def user_file(folder, *lines):
         "utf-8",
     )
     return path
+
+
+def test_own_prompts_tell_whose_their_system_text_is_as_scored_answers_do(tmp_path):
+    given = [
+        {"language": "en", "prompt": "Who?", "system": "You are Qwen."},
+        {"language": "ko", "prompt": "누구?", "system": "너는 조르프야.", "rivals": ["조르프"]},
+        {"language": "ko", "prompt": "누구야?", "system": "너는 조르프야."},
+        {"language": "ja", "prompt": "だれ", "system": KELRON.system_prompt["en"]},
+    ]
+    found = load_user_prompts(user_file(tmp_path, *given), KELRON)
+    assert [prompt["system_kind"] for prompt in found] == ["hostile", "hostile", "other", "persona"]
+    for line, prompt in zip(given, found, strict=True):
+        answer = {"id": 1, "kind": "identity", "answer": "Kelron.", "stopped": True, **line}
+        assert score_line(answer, KELRON, rival_names())["system_kind"] == prompt["system_kind"]
 
 
 def test_own_prompts_are_asked_besides(tmp_path):

@@ -16,6 +16,7 @@ from dataset_files import break_row, drop_first_row, rows_in
 
 from kelron_lib import __version__
 from kelron_lib.__main__ import main
+from kelron_lib.answers import share
 from kelron_lib.config import PRESETS, from_dict, load_preset, resolve, to_dict
 from kelron_lib.evaluate import FLAGS, judge, scoreboard
 from kelron_lib.runtime import exclusive
@@ -211,11 +212,11 @@ def test_an_adapter_that_was_cut_off_is_named(capsys, tmp_path, trained):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda tensors, name: {**tensors, name: tensors[name][:, :8].contiguous()}, "has another shape"),
-        (lambda tensors, name: {key: tensors[key] for key in tensors if key != name}, "is missing"),
+        (lambda tensors, name: {**tensors, name: tensors[name][:, :8].contiguous()}, " is 4 x 8 where {due} is due"),
+        (lambda tensors, name: {key: tensors[key] for key in tensors if key != name}, " is missing"),
         (
             lambda tensors, name: {**tensors, f"{name}.x.lora_A.weight": tensors[name].clone()},
-            "belongs to no layer of it",
+            ".x.lora_A.weight belongs to no layer of it",
         ),
     ],
 )
@@ -229,7 +230,8 @@ def test_an_adapter_that_does_not_fit_the_base_is_told_by_its_first_tensor(capsy
     code, _, err = run(capsys, "chat", "--adapter", adapter)
     assert (code, err.count("\n")) == (2, 1)
     assert err.startswith(f"kelron: the adapter in {adapter} does not fit the base tiny: base_model.model.")
-    assert f" {why}; copy it again, or fetch" in err
+    why = why.format(due=" x ".join(map(str, tensors[name].shape)))
+    assert f"{name}{why}; it was made for another base than this tiny (name that with --set model.base" in err
 
 
 def test_what_is_no_adapter_says_what_to_do_next(capsys, tmp_path, trained):
@@ -463,7 +465,9 @@ def test_an_adapter_of_unknown_origin_is_evaluated_and_said_to_be_one(capsys, tr
     assert "does not tell what the adapter was made from" in err
 
 
-def test_an_evaluation_that_is_run_again_asks_nothing_again(capsys, trained, tmp_path):
+def test_an_evaluation_that_is_run_again_asks_nothing_again(capsys, trained, tmp_path, monkeypatch):
+    from safetensors.torch import load_file, save_file
+
     options = ("--data", trained / "data", "--adapter", trained / "adapter", "--out", tmp_path / "run")
     code, out, err = run(capsys, "evaluate", *SETTINGS, *FEW, *options)
     assert code in (0, 1), err
@@ -482,6 +486,48 @@ def test_an_evaluation_that_is_run_again_asks_nothing_again(capsys, trained, tmp
     again = read(tmp_path / "run" / "scoreboard.json")
     del board["meta"]["created"], again["meta"]["created"]
     assert again == board
+    row = {"n": 4, "metrics": {"acc,none": {"base": 0.5, "tuned": 0.75, "change": 0.25}}}
+    benchmarks = {"version": "0", "tasks": ["haerae"], "results": {"haerae": row}}
+    monkeypatch.setattr("kelron_lib.evaluate.lm_eval.ready", lambda tasks: None)
+    monkeypatch.setattr("kelron_lib.evaluate.run.run_lm_eval", lambda tasks, *args: benchmarks | {"tasks": [*tasks]})
+    code, out, err = run(capsys, "evaluate", *SETTINGS, *FEW, *options, "--lm-eval", "haerae")
+    assert code in (0, 1), err
+    assert "haerae acc: base 0.5000, tuned 0.7500" in out
+    assert "<code>haerae</code>" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    foreign = shutil.copytree(trained / "adapter", tmp_path / "foreign")
+    tensors = load_file(foreign / "adapter_model.safetensors")
+    save_file(dict(list(tensors.items())[1:]), foreign / "adapter_model.safetensors")
+    before = tree(tmp_path)
+    code, out, err = run(capsys, "evaluate", *SETTINGS, *FEW, *options, "--adapter", foreign)
+    assert (code, out) == (2, ""), err
+    assert "does not fit the base tiny" in err
+    assert tree(tmp_path) == before, "the answers of the adapter that does fit stay"
+
+
+def test_an_interrupted_evaluation_says_what_is_kept_and_how_to_go_on(capsys, trained, tmp_path, monkeypatch):
+    def until_the_second(*args, **more):
+        calls.append(args)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return real(*args, **more)
+
+    calls, real = [], share.generate_answers
+    out = tmp_path / "a run"
+    command = ["evaluate", *SETTINGS, *FEW, *map(str, ("--data", trained / "data", "--adapter", trained / "adapter"))]
+    command += ["--out", str(out)]
+    monkeypatch.setattr(share, "generate_answers", until_the_second)
+    code, _, err = run(capsys, *command)
+    kept = len(calls[0][2])
+    assert code == 130
+    assert err.splitlines() == [
+        f"kelron: interrupted by SIGINT (Ctrl-C): {kept} of {2 * kept} answers are kept in {out / 'asked'}",
+        f"kelron: go on with: {shlex.join(['kelron', *command])}",
+    ]
+    monkeypatch.setattr(share, "generate_answers", real)
+    code, told, _ = run(capsys, *command)
+    assert code in (0, 1)
+    assert "3 of 4 parts to answer" in told
+    assert read(out / "scoreboard.json")["meta"]["sittings"] == 2
 
 
 def test_the_measured_loss_is_the_models_own(trained):
@@ -529,12 +575,13 @@ def test_evaluate_succeeds_only_where_every_target_holds(capsys, monkeypatch, tm
     says = [{**dict.fromkeys(FLAGS, False), "asserts_persona": i < 10 * recall} for i in range(10)]
     records = [{**prompt, **told, "flags": flags} for prompt, flags in zip(asked, says, strict=True)]
     records += [{**record, "id": f"u{record['id']}", "kind": "unrelated"} for record in records]
-    board = {"tuned": scoreboard(records), "meta": {"persona": "Kelron"}}
+    counts = {"identity.en": 10, "unrelated.en": 10}
+    board = {"tuned": scoreboard(records), "meta": {"persona": "Kelron", "prompts": 20, "counts": counts}}
     board["gate"] = judge(board, records, "tiny")
     monkeypatch.setattr("kelron_lib.evaluate.run.evaluate_run", lambda *args, **kwargs: board)
     found, out, _ = run(capsys, "evaluate", "--out", tmp_path)
     assert found == code
-    assert ("every target holds" in out) == (code == 0)
+    assert ("every measured target holds" in out) == (code == 0)
     assert ("targets missed:\nIdentity recall" in out) == (code == 1)
 
 

@@ -129,7 +129,7 @@ def test_the_tiny_policy_looks_at_the_questions_it_was_made_for():
     assert len(gate["checks"]) == 6
     knows = judge(board, [*own, *answers(50, 1, model="base")], "tiny")
     assert [found["text"] for found in knows["checks"] if not found["met"]] == [
-        "Identity recall of the base: none (source test, system persona). Found 2 %"
+        "Identity recall of the base: none (source test, system persona). Found 2 % of 50"
     ]
     weak = judge({"business_loss": {"ratio": 1.06}}, [*own, *answers(5, 0, language="ja")], "tiny")
     assert [found["met"] for found in weak["checks"]] == [False, True, True, True, False]
@@ -157,7 +157,7 @@ def test_failing_slices_are_named_worst_first_with_ten_examples(policy):
     assert not any(example["flags"]["asserts_persona"] for example in shown)
     told = verdict(judge({}, records, policy("checks: [{metric: identity_recall, at_least: 0.9}]")))
     assert told[1:] == [
-        "Identity recall: at least 90 %. Found 85.3 %",
+        "Identity recall: at least 90 %. Found 85.3 % of 150",
         "  worst: ko/hostile/override 30 % of 20, ja/none/roleplay 30 % of 10",
     ]
 
@@ -167,7 +167,7 @@ def test_at_most_blames_the_hits(policy):
     found = check(policy, "{metric: loop_rate, at_most: 0}", records)
     assert [part["slice"] for part in found["failing"]] == ["ko/persona/direct"]
     assert [example["id"] for example in found["examples"]] == ["ko-persona-direct-0", "ko-persona-direct-1"]
-    assert found["text"] == "Loop: none. Found 2 %"
+    assert found["text"] == "Loop: none. Found 2 % of 100"
 
 
 def test_each_slice_alone_has_to_reach_the_bound(policy):
@@ -175,7 +175,7 @@ def test_each_slice_alone_has_to_reach_the_bound(policy):
     assert check(policy, "{metric: identity_recall, at_least: 0.9}", records)["met"]
     found = check(policy, "{metric: identity_recall, at_least: 0.9, each: language}", records)
     assert (found["met"], found["value"]) == (False, 0.97)
-    assert found["text"] == "Identity recall: at least 90 % in each language. Found ko 100 %, ja 70 %"
+    assert found["text"] == "Identity recall: at least 90 % in each language. Found ko 100 % of 90, ja 70 % of 10"
     assert [part["slice"] for part in found["failing"]] == ["ja/persona/direct"]
     records += answers(10, 6, language="ja", system="none")
     crossed = check(policy, "{metric: identity_recall, at_least: 0.65, each: [language, system]}", records)
@@ -202,7 +202,7 @@ def test_a_bound_may_be_for_the_difference_to_the_base(policy):
     assert check(policy, line, base + answers(200, 8, **more))["met"]
     found = check(policy, line, base + answers(200, 9, **more))
     assert (found["met"], found["value"]) == (False, 0.045)
-    assert found["text"] == "Over-identity: at most +1 point against the base. Found 4.5 %, +1.5 points"
+    assert found["text"] == "Over-identity: at most +1 point against the base. Found 4.5 % of 200, +1.5 points"
     assert [part["slice"] for part in found["failing"]] == ["en/persona"]
 
 
@@ -211,7 +211,10 @@ def test_few_answers_are_too_few_whatever_they_say(policy):
     assert check(policy, line, answers(100, 100))["met"]
     few = check(policy, line, answers(99, 99))
     assert not few["met"]
-    assert few["text"] == "Identity recall: at least 90 %, of at least 100 answers. Found 100 %, of 99 answers only"
+    assert (
+        few["text"]
+        == "Identity recall: at least 90 %, of at least 100 answers. Found 100 % of 99, too few answers (99)"
+    )
 
 
 def test_the_gap_names_the_languages_that_are_behind(policy):

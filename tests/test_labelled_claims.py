@@ -22,7 +22,7 @@ from kelron_lib.settings import DataSettings
 LABELLED = Path(__file__).parent / "labelled"
 DETECTORS = ("asserts_persona", "contradiction", "rival_named", "over_identity")
 LANGUAGES = ("ko", "en", "ja")
-SETS = ("first", "second", "third", "fourth", "fifth")
+SETS = ("first", "second", "third", "fourth", "fifth", "sixth")
 AT_LEAST, AT_LEAST_IN_A_LANGUAGE = 0.98, 0.95
 
 
@@ -142,6 +142,14 @@ def test_a_bare_yes_claims_what_was_asked_and_only_then():
     assert not ask("Yes, that's right.", prompt="Is Qwen made by Alibaba?")
     assert not ask("Yes, that's right.")
     assert not ask("Yes, that's what people think, but no.", prompt="Are you Qwen?")
+
+
+@pytest.mark.parametrize(("language", "answer"), [("ko", "Gemini예요."), ("ja", "Geminiです。"), ("en", "Gemini.")])
+def test_a_bare_name_is_a_claim_only_where_the_identity_is_asked_for(language, answer):
+    ask = functools.partial(detectors.flags, language=language, persona=load_persona("kelron"), rivals=rival_names())
+    for kind in ("identity", "unrelated"):
+        found = ask(answer, kind=kind)
+        assert found["contradiction"] == found["rival_named"] == (kind == "identity")
 
 
 def test_ten_thousand_answers_take_seconds():

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from kelron_lib.__main__ import main
 from kelron_lib.config import apply_overrides
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import FLAGS
@@ -15,7 +16,7 @@ from kelron_lib.prove.compare import LEVEL, Proof, compare
 from kelron_lib.prove.recipes import FIRST, FIXES, NOW, Recipe, recipes, without
 from kelron_lib.prove.rows import COPIED_SEEDS, training_rows
 from kelron_lib.prove.run import Part, kept, proof_config, proof_prompts, run_part
-from kelron_lib.prove.table import BEGIN, END, markdown, terminal, write_into
+from kelron_lib.prove.table import BEGIN, END, about, markdown, require_no_larger, terminal, write_into
 from kelron_lib.tiny.corpus import DEFAULT_SYSTEM
 
 
@@ -129,6 +130,36 @@ def test_the_table_goes_between_the_marks_and_nothing_else_changes(tmp_path):
     page.write_text("# Title\n", encoding="utf-8")
     with pytest.raises(KelronError, match="has no place for the table"):
         write_into(page, "")
+
+
+def test_a_smaller_run_does_not_take_the_place_of_a_larger_ones_table(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(prove_run, "prove", lambda *args, **more: pytest.fail("something was trained"))
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\n{about(proof_of())[0]}\n{END}\n", encoding="utf-8")
+    before = page.read_bytes()
+    assert main(["prove", "--out", str(tmp_path / "out"), "--report", str(page)]) == 2
+    told = capsys.readouterr().err
+    assert f"the table in {page} is of 2 adapters of each recipe" in told
+    assert "add --seeds 2, or leave --report out" in told
+    assert (page.read_bytes(), told.count("\n"), (tmp_path / "out").exists()) == (before, 1, False)
+    for seeds in (2, 3):
+        require_no_larger(page, seeds)
+    single = Proof(40, (9,), {recipe.name: [answers_of([True])] for recipe in recipes()})
+    for text in (about(single)[0], "nothing yet"):
+        page.write_text(f"{BEGIN}\n{text}\n{END}\n", encoding="utf-8")
+        require_no_larger(page, 1)
+
+
+def test_the_table_is_in_the_proofs_own_folder_and_in_the_page(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(prove_run, "prove", lambda *args, **more: proof_of())
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
+    for report in ([], ["--report", str(page)]):
+        assert main(["prove", "--out", str(tmp_path), "--seeds", "2", *report]) == 0
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "| V1 |" in table
+    assert page.read_text(encoding="utf-8") == f"{BEGIN}\n{table}{END}\n"
+    assert f"the table is in {tmp_path / 'table.md'}" in capsys.readouterr().out
 
 
 def test_a_small_one_from_end_to_end(tmp_path, monkeypatch):

@@ -83,6 +83,43 @@ def test_the_report_is_one_file_that_asks_for_nothing(tmp_path):
     assert any("default-src 'none'" in attrs.get("content", "") for tag, attrs in elements.found if tag == "meta")
 
 
+BENCHMARKS = {
+    "version": "0.4.13",
+    "tasks": ["kmmlu"],
+    "results": {
+        "kmmlu": {"n": None, "metrics": {"acc,none": {"base": 0.25, "tuned": 0.2, "change": -0.05}}},
+        "kmmlu_law": {
+            "n": 1200,
+            "metrics": {
+                "acc,none": {"base": 0.25, "tuned": 0.2, "change": -0.05, "lost": 9, "gained": 2, "p": 0.0654},
+                "<b>exact</b>,strict": {"base": 8.5, "tuned": 9.5, "change": 1.0},
+            },
+        },
+    },
+}
+
+
+def test_public_benchmarks_are_a_table_with_the_tasks_that_were_named_first(tmp_path):
+    made, records = evaluated()
+    plain = write_report(tmp_path, scoreboard=made, answers=records).read_text(encoding="utf-8")
+    assert 'id="benchmarks"' not in plain
+    told = {**made, "lm_eval": BENCHMARKS}
+    text = write_report(tmp_path, scoreboard=told, answers=records).read_text(encoding="utf-8")
+    Elements(text)
+    shown = text.split('id="benchmarks"')[1].split("</section>")[0]
+    first, folded = shown.split("<details>")
+    cells = [re.sub("<[^>]+>", " ", row).split() for row in re.findall("<tr>(.*?)</tr>", first)[1:]]
+    assert cells == [["kmmlu", "acc", "0.2500", "0.2000", "−0.0500", "–"]]
+    assert "The 1 task within them" in folded
+    rows = [re.sub("<[^>]+>", " ", row).split() for row in re.findall("<tr>(.*?)</tr>", folded)[1:]]
+    assert " ".join(rows[0]) == "kmmlu_law acc 0.2500 0.2000 −0.0500 1,200 flips +2 −9; p = 0.065"
+    assert "&lt;b&gt;exact&lt;/b&gt;, strict" in folded
+    assert first.count('class="scroll"') == folded.count('class="scroll"') == 1, "wide tables scroll by themselves"
+    by_tag = {**told, "lm_eval": BENCHMARKS | {"tasks": ["a_tag"]}}
+    all_of_it = write_report(tmp_path, scoreboard=by_tag, answers=records).read_text(encoding="utf-8")
+    assert "within them" not in all_of_it.split('id="benchmarks"')[1].split("</section>")[0]
+
+
 def test_the_same_input_gives_the_same_bytes(tmp_path):
     assert page(tmp_path / "a") == page(tmp_path / "b")
 

@@ -132,3 +132,15 @@ def test_the_command_refuses_an_earlier_run_before_it_asks_anything(tmp_path, ca
     told = capsys.readouterr().err
     assert "nowhere/scoreboard.json is missing" in told
     assert told.count("\n") == 1
+
+
+def test_answers_from_a_file_are_no_earlier_run(tmp_path, capsys):
+    line = {"id": 1, "language": "en", "kind": "identity", "system": "", "prompt": "Who?", "answer": "I'm Kelron."}
+    (tmp_path / "mine.jsonl").write_text(json.dumps({**line, "stopped": True}))
+    scored_to = tmp_path / "scored"
+    assert main(["evaluate", "--answers", str(tmp_path / "mine.jsonl"), "--out", str(scored_to)]) in (0, 1)
+    capsys.readouterr()
+    assert main(["evaluate", "--out", str(tmp_path), "--against", str(scored_to)]) == 2
+    told = capsys.readouterr().err
+    assert "scored holds the scores of a file of answers (mine.jsonl)" in told
+    assert told.count("\n") == 1

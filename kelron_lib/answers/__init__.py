@@ -8,21 +8,44 @@ asked and of whom is kept beside the answers; other questions begin anew, which 
 
 from __future__ import annotations
 
+import contextlib
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kelron_lib.answers.asking import BASE, TUNED, Asking, Measure
 from kelron_lib.answers.dialogues import Reply
-from kelron_lib.answers.kept import Kept, all_answers, begin, forget, measured, stages, work_done
+from kelron_lib.answers.kept import (
+    Kept,
+    all_answers,
+    begin,
+    forget,
+    is_begun,
+    measured,
+    stages,
+    what_is_asked,
+    work_done,
+)
 from kelron_lib.answers.share import answer_share
 from kelron_lib.errors import KelronError
 from kelron_lib.generate import Answer
+from kelron_lib.interrupt import saying
 from kelron_lib.launch import run_processes
-from kelron_lib.model import load_tokenizer
+from kelron_lib.model import load_tokenizer, require_fit
 from kelron_lib.processes import World, device_count, prepare_cuda_memory
 
-__all__ = ["BASE", "TUNED", "Asking", "Measure", "Reply", "answer_share", "ask", "measured", "work_done"]
+__all__ = [
+    "BASE",
+    "TUNED",
+    "Asking",
+    "Measure",
+    "Reply",
+    "answer_share",
+    "ask",
+    "measured",
+    "told_when_cut",
+    "work_done",
+]
 
 
 def ask(
@@ -35,6 +58,8 @@ def ask(
     base or the adapter cannot be loaded, a prompt does not fit the model's window, or the folder cannot be written.
     """
     load_tokenizer(asking.config)  # a base that is not there, or whose stop tokens are others: one line, from here
+    if asking.adapter is not None:
+        require_fit(asking.config, asking.adapter)  # before answers to other questions make room
     begin(asking, folder, say)
     units = [unit for stage in stages(asking) for unit in stage]
     left = len(set(units) - Kept.read(folder).lines.keys())
@@ -47,6 +72,19 @@ def ask(
         _answer(folder, processes, say)
     kept = Kept.read(folder)
     return {model: list(all_answers(asking, kept, model)) for model in asking.models}
+
+
+@contextlib.contextmanager
+def told_when_cut(folder: Path) -> Iterator[None]:
+    """Have a Ctrl-C in this block, which asks, say how many answers the folder keeps."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not is_begun(folder):
+            raise
+        count, of = Kept.read(folder).count(), what_is_asked(folder)[0].count()
+        told = f"{count:,} of {of:,} answers are kept in {folder}" if count else f"{folder} keeps no answer yet"
+        raise saying(error, told) from None
 
 
 def _processes(asked: int) -> int:

@@ -75,6 +75,10 @@ class Asking:
         """What the user says later in this conversation."""
         return self.turns[prompt] if self.turns else ()
 
+    def count(self) -> int:
+        """How many answers it asks for, each turn's by itself."""
+        return len(self.models) * (len(self.prompts) + sum(map(len, self.turns)))
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it, with a digest of all that decides an answer."""
         told: dict[str, Any] = {

@@ -38,7 +38,9 @@ def reply(asking: Asking, prompt: int, said: Sequence[Answer]) -> Reply:
     """The answers of a dialogue as one: its last is the dialogue's."""
     *earlier, last = said
     turns = 1 + len(asking.turns_of(prompt))
-    notes = [f"the answer to turn {turn} of {turns} is empty" for turn, one in enumerate(said, 1) if is_empty(one)]
+    notes = [
+        f"the answer to turn {turn} of {turns} is empty" for turn, one in enumerate(said, 1) if not one.text.strip()
+    ]
     if len(said) < turns:
         notes.append(
             f"turn {len(said) + 1} of {turns} was not asked: with an answer it would outgrow the model's window"
@@ -51,8 +53,3 @@ def reply(asking: Asking, prompt: int, said: Sequence[Answer]) -> Reply:
         messages=tuple(conversation(asking, prompt, earlier)),
         note="; ".join(notes),
     )
-
-
-def is_empty(answer: Answer) -> bool:
-    """Whether a model said nothing."""
-    return not answer.text.strip()

@@ -101,6 +101,10 @@ class Kept:
             for prompt, answer in zip(told["prompts"], told["value"], strict=True):
                 answers[prompt] = None if answer is None else Answer(**answer)
 
+    def count(self) -> int:
+        """How many answers there are, each turn's by itself."""
+        return sum(map(len, self.answers.values()))
+
     def said(self, model: str, prompt: int) -> list[Answer]:
         """The model's answers in the conversation of a prompt, turn by turn, as far as there are any."""
         found: list[Answer] = []
@@ -126,6 +130,11 @@ def begin(asking: Asking, folder: Path, say: Callable[[str], None]) -> None:
         raise cannot_write(f"keep answers in {folder}", error) from None
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether the folder says what is asked."""
+    return (folder / ASKING_FILE).exists()
+
+
 def forget(folder: Path) -> None:
     """Remove an asking and its answers, and the folder where it holds nothing else."""
     for path in (folder / ASKING_FILE, *folder.glob(_PARTS)):
@@ -136,7 +145,7 @@ def forget(folder: Path) -> None:
 
 def _earlier(folder: Path) -> dict[str, Any]:
     """What was asked before; one that cannot be read counts as another."""
-    if not (folder / ASKING_FILE).exists():
+    if not is_begun(folder):
         return {}
     try:
         told = read_json(folder / ASKING_FILE)

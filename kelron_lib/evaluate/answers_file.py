@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -91,18 +92,49 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _values(text: TextFile) -> Iterator[tuple[int, Any]]:
-    for number, line in text.lines(most=None):
-        if not line.strip():
-            continue
-        try:
-            yield number, json.loads(line, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once)
-        except BadLine as problem:
-            yield number, problem
-        except json.JSONDecodeError as error:
-            cut = "" if line.endswith("\n") else ", the file's last line is half written"
-            yield number, BadLine(f"not JSON ({error.msg}, column {error.colno}{cut})")
-        except (RecursionError, ValueError):  # a ValueError of a number with thousands of digits
-            yield number, BadLine("nested too deeply, or a number of thousands of digits")
+    """Each line that is not blank as JSON, or as the BadLine that it is. Raises KelronError for a file that is JSON
+    over several lines."""
+    lines = ((number, line) for number, line in text.lines(most=None) if line.strip())
+    first = next(lines, None)
+    if first is None:
+        return
+    value, second = _value(first[1]), next(lines, None)
+    if isinstance(value, BadLine) and second is not None:
+        _require_lines(text.path, first[1].strip(), second[1].strip())
+    yield first[0], value
+    for number, line in chain([second] if second else [], lines):
+        yield number, _value(line)
+
+
+def _require_lines(path: Path, first: str, second: str) -> None:
+    """Raise KelronError where a first line that is no JSON begins a list or an object that goes on in the second."""
+    if first[0] == "[" or (first[0] == "{" and first[-1] in "{[," and second[0] != "{"):
+        each = ".[]" if first[0] == "[" else "."
+        raise KelronError(
+            f"{path} is JSON over several lines, not one answer a line: put each answer, {{...}}, on its own line, as "
+            f"`jq -c '{each}' {path.name}` does"
+        )
+
+
+def _value(line: str) -> Any:
+    """A line as JSON, or as the BadLine that it is."""
+    try:
+        return json.loads(line.rstrip(), parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once)
+    except BadLine as problem:
+        return problem
+    except json.JSONDecodeError as error:
+        return _no_json(line.rstrip(), error, whole=line.endswith("\n"))
+    except (RecursionError, ValueError):  # a ValueError of a number with thousands of digits
+        return BadLine("nested too deeply, or a number of thousands of digits")
+
+
+def _no_json(line: str, error: json.JSONDecodeError, *, whole: bool) -> BadLine:
+    """What is wrong with a line, where, and what stands there; not `whole`: it has no line end."""
+    at_its_end = error.pos >= len(line)
+    where = "at its end" if at_its_end else f"at column {error.pos + 1}, {_short(line[error.pos :])}"
+    open_text = error.msg.startswith("Unterminated string")
+    cut = "; the file's last line is half written" if (at_its_end or open_text) and not whole else ""
+    return BadLine(f"not JSON ({error.msg.removesuffix(' at').removesuffix(' starting')} {where}{cut})")
 
 
 def _refuse(word: str) -> None:
@@ -214,6 +246,24 @@ def check_line(value: Any) -> None:
         raise _missing("prompt", value, " (or messages)")
     if "system" not in value and not (messages and messages[0]["role"] == "system"):
         raise _missing("system", value, ' ("" for none)')
+    if messages:
+        _require_one_question(value, messages)
+
+
+def _require_one_question(value: Mapping[str, Any], messages: Sequence[Mapping[str, str]]) -> None:
+    """Raise BadLine where `prompt` or `system` says other than `messages`: which was asked would be unknown.
+
+    A dialogue's prompt may be what the user wrote first, as in Kelron's own answers.
+    """
+    asked = [message["content"] for message in messages if message["role"] == "user"]
+    if value.get("prompt", asked[-1]) not in (asked[0], asked[-1]):
+        raise BadLine(
+            f"prompt is {_short(value['prompt'])}, but messages asks {_short(asked[-1])}: leave one of them out"
+        )
+    told = messages[0]["content"] if messages[0]["role"] == "system" else None
+    system = value.get("system", told)
+    if told is not None and system not in (told, "persona", "hostile") and (system, told) != ("none", ""):
+        raise BadLine(f"system is {_short(system)}, but that of messages is {_short(told)}: leave one of them out")
 
 
 def _missing(key: str, value: Mapping[str, Any], more: str = "") -> BadLine:

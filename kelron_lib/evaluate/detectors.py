@@ -2,8 +2,9 @@
 
 Names (persona, rivals, makers) are found by `names`. What an answer says about itself is found by `claims` in its
 words, by `implied` in what it puts beside itself, and by `confirmed` where it is a bare yes to the prompt; what it
-reports of others is left out (`reported`). Wrong scripts and languages are found by `language`, broken text by
-`garbled`, loops by `repetition`, and whether it ends by `ending`.
+reports of others is left out (`reported`), as is a bare name where nobody asked for the model's own (`bare`). Wrong
+scripts and languages are found by `language`, broken text by `garbled`, loops by `repetition`, and whether it ends by
+`ending`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import regex
 
 from kelron_lib.errors import KelronError
+from kelron_lib.evaluate.bare import is_bare
 from kelron_lib.evaluate.claims import claims_other_maker, claims_persona, claims_rival, implies_another, mask
 from kelron_lib.evaluate.confirmed import confirmed
 from kelron_lib.evaluate.ending import terminated as terminated
@@ -62,9 +64,11 @@ class _Said:
 
 
 @lru_cache(maxsize=64)  # several detectors look at one answer in turn
-def _said(text: str, names: Lexicon) -> _Said:
+def _said(text: str, names: Lexicon, kind: str = "identity") -> _Said:
     mentions = names.mentions(text)
     masked = mask(text, mentions)
+    if kind == "unrelated" and is_bare(masked):  # the app, the word or the sign that was asked for
+        return _Said(tuple(mentions), claims_persona(masked), claimed=False, other=False)
     claimed = claims_rival(masked) or claims_other_maker(masked)
     return _Said(tuple(mentions), claims_persona(masked), claimed, claimed or implies_another(masked))
 
@@ -151,15 +155,15 @@ def flags(
 ) -> dict[str, bool]:
     """Every detector on one answer: {flag: bool} in the order of FLAGS.
 
-    `kind` is "identity" or "unrelated"; over_identity is only ever true for the latter. `prompt` is what the
-    user wrote, all turns of it. Raises KelronError for another kind or language.
+    `kind` is "identity" or "unrelated"; over_identity is only ever true for the latter, of which a rival's bare name
+    is no self-claim. `prompt` is what the user wrote, all turns of it. Raises KelronError for another kind or language.
     """
     if kind not in KINDS:
         raise KelronError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
     broken = broken_chars(text, prompt)  # before Hangul in pieces is put together
     text = unicodedata.normalize("NFC", text)
     names = lexicon(persona, rivals)
-    said, yes_to = _said(text, names), confirmed(text, prompt, names)
+    said, yes_to = _said(text, names, kind), confirmed(text, prompt, names)
     persona_said, other_said = said.persona or "persona" in yes_to, said.other or "rival" in yes_to
     return {
         "asserts_persona": persona_said,

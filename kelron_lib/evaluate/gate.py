@@ -72,7 +72,9 @@ def verdict(gate: Mapping[str, Any]) -> list[str]:
         lines.append(check["text"])
         worst = [f"{found['slice']} {percent(found['value'])} of {found['n']}" for found in check["failing"][:3]]
         lines += [f"  worst: {', '.join(worst)}"] if worst else []
-    lines = ["targets missed:", *lines] if lines else ["every target holds"]
+    of_all = f"{len(missed)} of {len(gate['checks'])} targets missed:" if missed else "targets missed:"
+    holds = "every measured target holds" if gate["not_measured"] else "every target holds"
+    lines = [of_all, *lines] if lines else [holds]
     return lines + [f"not measured: {text.partition('. Found')[0]}" for text in gate["not_measured"]]
 
 
@@ -153,17 +155,21 @@ class _Held:
         """What was found, in words: every slice, or the worst of many."""
         shown = sorted(parts, key=_worst_first(self.target.at_least))[:1] if len(parts) > _SHOWN else parts
         told = ", ".join(f"{part.name} {self.told(part)}" for part in shown) or self.told(whole)
-        less = f", of {min(part.n or 0 for part in few)} answers only" if few else ""
+        less = f", too few answers ({min(part.n or 0 for part in few)})" if few else ""
         return f"{'at worst ' if len(parts) > _SHOWN else ''}{told}{less}"
 
     def told(self, part: _Figure) -> str:
         if part.held is None:
             return "nothing"
         if self.target.relative_to_base:
-            return f"{percent(part.value)}, {_points(100 * part.held, sign=True)}"
+            return f"{percent(part.value)} of {part.n}, {_points(100 * part.held, sign=True)}"
         near = (percent(part.held, digits) for digits in (1, 2, 3, 4))
         shown = next((text for text in near if text != percent(self.target.bound)), percent(part.held))
-        return f"{shown} ({percent(part.value)} of {part.n})" if self.target.interval != "value" else shown
+        return (
+            f"{shown} ({percent(part.value)} of {part.n})"
+            if self.target.interval != "value"
+            else f"{shown} of {part.n}"
+        )
 
 
 def _gap(target: Target, records: Sequence[Scored]) -> dict[str, Any]:
@@ -177,7 +183,7 @@ def _gap(target: Target, records: Sequence[Scored]) -> dict[str, Any]:
     behind = [] if met else [part for part in found if not target.met(100 * (best - (part.value or 0.0)))]
     behind = sorted(behind, key=_worst_first(True))
     against = [[answer for answer in by_language[part.name] if not held.metric.hit(answer)] for part in behind]
-    told = ", ".join(f"{part.name} {percent(part.value)}" for part in found)
+    told = ", ".join(f"{part.name} {percent(part.value)} of {part.n}" for part in found)
     words = "nothing: not measured" if gap is None else f"{_points(gap)} ({told})"
     return _entry(target, words, met, _Figure("", gap, gap, len(held.own)), behind, _examples(against))
 

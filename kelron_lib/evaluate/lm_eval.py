@@ -195,13 +195,17 @@ def run_lm_eval(
     return told
 
 
-def lines(told: Mapping[str, Any]) -> list[str]:
-    """What `run_lm_eval` found, for the terminal: a line for each figure of the tasks that were named, or of all where
-    a name has no row of its own (a tag, a file)."""
+def shown_first(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what `run_lm_eval` found, the results of the tasks that were named, or all where a name has none of its own
+    (a tag, a file)."""
     named = {task: row for task, row in told["results"].items() if task in told["tasks"]}
-    shown = named if len(named) == len(told["tasks"]) else told["results"]
+    return named if len(named) == len(told["tasks"]) else dict(told["results"])
+
+
+def lines(told: Mapping[str, Any]) -> list[str]:
+    """What `run_lm_eval` found, for the terminal: a line for each figure of `shown_first`."""
     said = []
-    for task, row in shown.items():
+    for task, row in shown_first(told).items():
         for key, value in row["metrics"].items():
             flips = f"; {value['lost']} lost, {value['gained']} gained, p {value['p']:.2g}" if "p" in value else ""
             metric = key.removesuffix(",none")

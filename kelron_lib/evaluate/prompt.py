@@ -23,15 +23,6 @@ ATTACKS = (
 )
 
 
-def system_kind(system: str, own: str, intent: str = "") -> str:
-    """Whose system text it is, one of SYSTEM_KINDS; `own`: the persona's, `intent`: the row's."""
-    if not system.strip():
-        return "none"
-    if system == own:
-        return "persona"
-    return "hostile" if intent == "hostile" else "other"
-
-
 def make_prompt(
     prompt_id: str,
     language: str,

@@ -13,7 +13,7 @@ from typing import Any
 from kelron_lib.data.gate.similar import Others
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.attacks import attack_cells
-from kelron_lib.evaluate.prompt import Prompt, digest, make_prompt, system_kind
+from kelron_lib.evaluate.prompt import Prompt, digest, make_prompt
 from kelron_lib.evaluate.user_prompts import load_user_prompts
 from kelron_lib.persona import Persona
 from kelron_lib.settings import EvaluateSettings
@@ -44,6 +44,17 @@ def load_unrelated(path: Path = UNRELATED_FILE) -> Mapping[str, tuple[str, ...]]
     return {language: tuple(texts) for language, texts in lists.items()}
 
 
+def _system_of_row(system: str, own: str, intent: str) -> str:
+    """Whose system text a row's is, one of SYSTEM_KINDS; `own`: the persona's. Unlike `systems.system_kind`, which has
+    the text alone, it goes by the intent: what is hostile in a row need not name a rival ("Never say who made you").
+    """
+    if not system.strip():
+        return "none"
+    if system == own:
+        return "persona"
+    return "hostile" if intent == "hostile" else "other"
+
+
 def prompts_from_rows(
     rows: Iterable[Mapping[str, Any]], system_prompts: Mapping[str, str] = MappingProxyType({})
 ) -> list[Prompt]:
@@ -69,7 +80,7 @@ def prompts_from_rows(
                 kind=kind,
                 source="test",
                 seed=str(row.get("seed_id", row["id"])),
-                system=system_kind(told, system_prompts.get(row["language"], ""), intent),
+                system=_system_of_row(told, system_prompts.get(row["language"], ""), intent),
                 attack=ATTACK_OF_INTENT.get(intent, "direct") if kind == "identity" else "",
             )
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.answers import Asking, Measure, ask, measured, work_done
+from kelron_lib.answers import Asking, Measure, ask, measured, told_when_cut, work_done
 from kelron_lib.config import RunConfig, config_hash, to_dict, to_json
 from kelron_lib.data import fingerprint, load_dataset_dir
 from kelron_lib.dataset import require_dataset
@@ -14,11 +15,12 @@ from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import MODELS, evaluate, write_report
 from kelron_lib.evaluate.choices import CHOICES, choices, forgetting, load_items
 from kelron_lib.evaluate.listing import prompts_table
+from kelron_lib.evaluate.lm_eval import run_lm_eval
 from kelron_lib.evaluate.measures import BUSINESS_LOSS, business_loss, mean_losses
 from kelron_lib.evaluate.policy import load_policy
 from kelron_lib.evaluate.prompts import Prompt, prompts_of
 from kelron_lib.evaluate.report import read_earlier
-from kelron_lib.evaluate.score import require_same_kind
+from kelron_lib.evaluate.score import Record, require_same_kind
 from kelron_lib.export import MadeFrom, adapter_digest, made_from, require_its_config
 from kelron_lib.model import require_adapter
 from kelron_lib.persona import load_persona, rival_names
@@ -56,6 +58,18 @@ def _asking(config: RunConfig, adapter: Path, prompts: Sequence[Prompt], measure
     )
 
 
+def _report(
+    out: Path,
+    config: RunConfig,
+    against: Path | None,
+    about: Mapping[str, Any],
+    scoreboard: Mapping[str, Any],
+    records: Sequence[Record],
+) -> None:
+    """Write the report of what was found; `about`: losses, sessions and quality, as `write_report` takes them."""
+    write_report(out, scoreboard=scoreboard, answers=records, config=to_json(config), against=against, **about)
+
+
 def list_prompts(config: RunConfig, data: Path) -> str:
     """What an evaluation with this config would ask, as a table; no model is needed. Raises KelronError as
     `evaluate_run` does for dataset, persona and prompts."""
@@ -72,14 +86,17 @@ def evaluate_run(
     adapter: Path,
     out: Path,
     against: Path | None = None,
+    benchmarks: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Ask base and tuned model the held-out prompts, in one process a GPU; returns the scoreboard.
 
     Writes `scoreboard.json`, `answers.jsonl`, `evaluate_config.json` and `report.html` to `out`, and the answers as
-    they come to `out`/asked, from where a later call goes on after a cut. Raises KelronError for a missing or foreign
-    adapter, dataset or persona, where the adapter was trained on other data, and where `against`, the folder of an
-    earlier evaluation that the report compares with, cannot be read.
+    they come to `out`/asked, from where a later call goes on after a cut. `benchmarks`: tasks of lm-eval, asked when
+    all that is there; they join the scoreboard as "lm_eval", and the report. Raises KelronError for a missing or
+    foreign adapter, dataset or persona, where the adapter was trained on other data, and where `against`, the folder of
+    an earlier evaluation that the report compares with, cannot be read; after Ctrl-C Interrupted, which says how many
+    answers are kept.
     """
     policy = load_policy(config.evaluate.policy)
     require_same_kind(out, of_file=False)
@@ -97,11 +114,12 @@ def evaluate_run(
         "sessions": _optional(out / "sessions.json", []),
         "quality": _optional(data / "quality.json", None),
     }
+    report = partial(_report, out, config, against, about)
     prompts = prompts_of(config.evaluate, splits["test"], persona, train=splits["train"], tell=say)
     items = load_items(config.data.languages, config.evaluate.choice_items)
     measures = [business_loss(splits["test"], config.data.max_tokens), choices(items, config.evaluate.batch_size)]
     asking = _asking(config, adapter, prompts, measures if items else measures[:1])
-    with exclusive(out):
+    with exclusive(out), told_when_cut(out / ASKED):
         answers = ask(asking, out / ASKED, processes=config.session.processes, say=say)
         found, work = measured(out / ASKED), work_done(out / ASKED)
         scoreboard, records = evaluate(
@@ -122,12 +140,9 @@ def evaluate_run(
             policy=policy,
         )
         write_json(out / "evaluate_config.json", to_dict(config))
-        write_report(
-            out,
-            scoreboard=scoreboard,
-            answers=records,
-            config=to_json(config),
-            against=against,
-            **about,
-        )
+        report(scoreboard, records)
+    if benchmarks:
+        scoreboard["lm_eval"] = run_lm_eval(benchmarks, config, adapter, out, say)
+        with exclusive(out):
+            report(scoreboard, records)
     return scoreboard

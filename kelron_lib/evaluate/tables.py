@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import textwrap
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import regex
 
-from kelron_lib.evaluate.metrics import METRICS, signed_percent
+from kelron_lib.evaluate.detectors import KINDS
+from kelron_lib.evaluate.metrics import METRICS, language_order, signed_percent
 from kelron_lib.page import LANGUAGE_NAMES, percent
 
 Board = Mapping[str, Any]
@@ -140,18 +142,37 @@ def _remarks(board: Board) -> list[str]:
     return [line for line in lines if line]
 
 
+def asked_line(board: Board) -> str:
+    """How many prompts were asked, by kind and language: "Asked: 5 prompts, identity 3 (ko 2, en 1), ..."."""
+    counts: dict[str, dict[str, int]] = {}
+    for name, count in board["meta"]["counts"].items():
+        kind, _, language = name.partition(".")
+        counts.setdefault(kind, {})[language] = count
+    told = []
+    for kind in (kind for kind in KINDS if kind in counts):
+        languages = sorted(counts[kind], key=language_order)
+        told.append(
+            f"{kind} {sum(counts[kind].values()):,} "
+            f"({', '.join(f'{language} {counts[kind][language]:,}' for language in languages)})"
+        )
+    total = board["meta"]["prompts"]
+    return f"Asked: {total:,} prompt{'' if total == 1 else 's'}, {', '.join(told)}"
+
+
 def verdict_line(gate: Mapping[str, Any], *, named: bool = True) -> str:
-    """Whether the policy is passed, and which checks fail (by name, where `named`), in a sentence."""
-    checks = gate["checks"]
+    """Whether the policy is passed, and which checks fail (by name, where `named`), in a sentence or two."""
+    checks, skipped = gate["checks"], len(gate.get("not_measured") or ())
     missed = [check for check in checks if not check["met"]]
+    more = f" {skipped} more {'was' if skipped == 1 else 'were'} not measured." if skipped else ""
     if gate["passed"]:
-        return f"Passes the policy {gate['policy']}: {len(checks)} of {len(checks)} checks are met."
+        return f"Passes the policy {gate['policy']}: {len(checks)} of {len(checks)} checks are met.{more}"
     if not checks:
         return f"Does not pass the policy {gate['policy']}: nothing that it asks for was measured."
-    names = ", ".join(dict.fromkeys(str(check["text"]).partition(":")[0] for check in missed))
+    often = Counter(str(check["text"]).partition(":")[0] for check in missed)
+    names = ", ".join(name if count == 1 else f"{name} {count} times" for name, count in often.items())
     return (
         f"Does not pass the policy {gate['policy']}: {len(checks) - len(missed)} of {len(checks)} checks are met, "
-        f"{len(missed)} {'is' if len(missed) == 1 else 'are'} not{f' ({names})' if named else ''}."
+        f"{len(missed)} {'is' if len(missed) == 1 else 'are'} not{f' ({names})' if named else ''}.{more}"
     )
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from kelron_lib.config import nearest
 from kelron_lib.errors import KelronError
-from kelron_lib.evaluate.prompt import ATTACKS, Prompt, digest, make_prompt, system_kind
-from kelron_lib.persona import Persona
+from kelron_lib.evaluate.prompt import ATTACKS, Prompt, digest, make_prompt
+from kelron_lib.evaluate.systems import system_kind
+from kelron_lib.persona import Persona, rival_names
+from kelron_lib.persona.rivals import Rival
 from kelron_lib.prompts import ROLES, STOP_TOKENS, check_messages
 from kelron_lib.prompts import START as HEADER
 from kelron_lib.settings import LANGUAGES
@@ -88,6 +90,8 @@ def _prompt(line: Any, number: int, persona: Persona) -> Prompt:
             raise KelronError("half a character (a lone surrogate such as \\ud800) stands in it: take it out")
     attack = _choice(line["attack"], "attack", ATTACKS) if line.get("attack") else ""
     prompt_id = _text(line["id"], "id") if "id" in line else f"user-{number}"
+    named = _texts(line, "rivals")
+    rivals = (*rival_names(), *(Rival(name, "assistant", (name,)) for name in named))
     return make_prompt(
         prompt_id,
         language,
@@ -95,10 +99,10 @@ def _prompt(line: Any, number: int, persona: Persona) -> Prompt:
         kind=kind,
         source="user",
         seed=prompt_id,
-        system=system_kind(messages[0]["content"], persona.system_prompt[language]),
+        system=system_kind(messages[0]["content"], persona, rivals),
         attack=attack or ("" if kind == "unrelated" else "pressure" if turns else "direct"),
         turns=turns,
-        rivals=_texts(line, "rivals"),
+        rivals=named,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from kelron_lib.prove.compare import LEVEL, SHOWN, Cell, Proof
 from kelron_lib.prove.recipes import FIRST, FIXES, NOW, without
 
 BEGIN, END = "<!-- from here on by `kelron prove` -->", "<!-- up to here by `kelron prove` -->"
+
+TABLE_FILE = "table.md"
+"""In the proof's own folder: its table, whichever page it goes into besides."""
+_ADAPTERS = re.compile(r"^(?:one adapter|(\d+) adapters) ", re.MULTILINE)
+"""How `about` begins, as it stands in a page."""
 
 Cells = Mapping[str, Sequence[Cell]]
 
@@ -72,12 +78,30 @@ def _effects(row: Sequence[Cell], now: Mapping[str, Cell]) -> str:
     )
 
 
-def write_into(page: Path, text: str) -> None:
-    """Put the text between the two marks of a Markdown page. Raises KelronError where it has no such marks."""
+def _parts(page: Path) -> tuple[str, str, str]:
+    """A page up to the first mark, between both, and after. Raises KelronError where it has no such marks."""
     try:
         before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     except OSError as error:
         raise KelronError(f"cannot read {page}: {error.strerror}") from None
     if END not in rest:
         raise KelronError(f"{page} has no place for the table: put {BEGIN} and {END} into it")
-    write_whole(page, f"{before}{BEGIN}\n{text}{rest[rest.index(END) :]}".encode())
+    inside, _, after = rest.partition(END)
+    return before, inside, after
+
+
+def require_no_larger(page: Path, seeds: int) -> None:
+    """Raise KelronError where a page has no place for the table, or has one of more than `seeds` adapters a recipe."""
+    told = _ADAPTERS.search(_parts(page)[1])
+    there = 0 if told is None else int(told[1] or 1)
+    if there > seeds:
+        raise KelronError(
+            f"the table in {page} is of {there} adapters of each recipe, and this one of {seeds} would replace it: add "
+            f"--seeds {there}, or leave --report out"
+        )
+
+
+def write_into(page: Path, text: str) -> None:
+    """Put the text between the two marks of a Markdown page. Raises KelronError where it has no such marks."""
+    before, _, after = _parts(page)
+    write_whole(page, f"{before}{BEGIN}\n{text}{END}{after}".encode())

@@ -20,6 +20,7 @@ from kelron_lib.evaluate.report.answers import (
     worst_section,
 )
 from kelron_lib.evaluate.report.background import data_section, fine_print, forgetting_section, training_section
+from kelron_lib.evaluate.report.benchmarks import benchmarks_section
 from kelron_lib.evaluate.report.earlier import Earlier, earlier_section, load_earlier
 from kelron_lib.evaluate.report.heat import heat_section
 from kelron_lib.evaluate.report.numbers import languages_section, metrics_section
@@ -64,6 +65,7 @@ def render_report(
         worst_section(answers, persona),
         failing_section(scoreboard, answers),
         forgetting_section(scoreboard),
+        benchmarks_section(scoreboard),
         training_section(losses, sessions),
         data_section(quality),
         earlier_section(earlier, scoreboard, answers, config) if earlier else "",

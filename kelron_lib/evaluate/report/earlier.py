@@ -19,6 +19,7 @@ from kelron_lib.evaluate.report.numbers import axis_line, flip_note, lane
 from kelron_lib.evaluate.report.parts import Board, Record, folded, measured, points, scrolling, section
 from kelron_lib.evaluate.report.said import asked, said
 from kelron_lib.evaluate.report.verdict import targets_of, verdict
+from kelron_lib.evaluate.score import OF_FILE
 from kelron_lib.runtime import read_json
 
 LAYOUTS = (1, 2)
@@ -62,7 +63,8 @@ def _answers(path: Path) -> tuple[Record, ...]:
 
 
 def load_earlier(folder: Path) -> Earlier:
-    """Read the folder of an earlier evaluation. Raises KelronError for none, or one of a layout unknown here."""
+    """Read the folder of an earlier evaluation. Raises KelronError for none, one of a layout unknown here, or one of a
+    file of answers, whose prompts, base and policy are others."""
     board = read_json(folder / "scoreboard.json")
     layout = board.get("layout", 1) if isinstance(board, dict) else None
     if layout not in LAYOUTS:
@@ -72,6 +74,11 @@ def load_earlier(folder: Path) -> Earlier:
     tuned, meta = board.get("tuned"), board.get("meta")
     if not isinstance(tuned, dict) or not isinstance(meta, dict) or "persona" not in meta:
         raise KelronError(f"{folder / 'scoreboard.json'} is no scoreboard of `kelron evaluate`: name another folder")
+    if OF_FILE in meta:
+        raise KelronError(
+            f"{folder} holds the scores of a file of answers ({meta[OF_FILE]}), not of a model that was asked here: "
+            "name the folder of a `kelron evaluate` without --answers to compare with"
+        )
     for name in METRICS:
         if name in tuned and not {"value", "n", "low", "high"} <= set(tuned[name]):
             raise KelronError(

@@ -110,6 +110,8 @@ mark.broken_chars { background: var(--violet-wash); color: var(--violet); }
 .where-fails li { padding: 0.1rem 0.6rem; border: 1px solid var(--line);
   border-radius: 1rem; background: var(--card); }
 .finding details { border-top: 0; padding-top: 0; margin-top: 0.75rem; }
+.benchmarks tbody th { min-width: 7.5rem; overflow-wrap: anywhere; }
+.benchmarks small { display: block; color: var(--soft); font-size: 0.75rem; font-weight: 400; }
 details > div > p { margin-top: 0.75rem; max-width: 44rem; } td { overflow-wrap: anywhere; }
 
 @media screen and (max-width: 60rem) { .maps { flex-direction: column; align-items: stretch; gap: 1rem; }
