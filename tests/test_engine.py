@@ -7,12 +7,14 @@ import torch
 from engine_models import KINDS, SHAPE, base, gradients, peft_model, relative, samples, twin, with_lora, worst
 from transformers import BitsAndBytesConfig
 
+from kelron_lib.decoding import Batch, room_for
 from kelron_lib.engine import lora as lora_module
+from kelron_lib.engine.decode import decoding_attention
 from kelron_lib.engine.inference import speed_up_inference
 from kelron_lib.engine.layers import speed_up_layers
 from kelron_lib.engine.lora import fuse_lora
 from kelron_lib.engine.packing import pack, supervised_tokens
-from kelron_lib.engine.prepare import forward_loss, prepare, quantise_head
+from kelron_lib.engine.prepare import causal_lm, forward_loss, place_ends, prepare, quantise_head
 from kelron_lib.engine.watch import watch_finite
 from kelron_lib.errors import KelronError
 
@@ -351,6 +353,37 @@ def test_on_cuda_a_prepared_model_generates_with_its_embedding_in_host_memory():
     ids = torch.randint(0, 160, (2, 6), device="cuda")
     answers = [model.generate(input_ids=ids, max_new_tokens=5, do_sample=False) for model in (own, ready)]
     assert torch.equal(*answers)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+def test_on_cuda_a_model_made_ready_to_answer_decodes_in_half_precision_as_pefts_does_in_float32(kind, kernels):
+    own = peft_model(kind).eval()
+    fast = moved(twin(own), torch.float16, "cuda").eval()
+    place_ends(causal_lm(fast), embedding="host", head="keep")
+    assert speed_up_inference(fast, kernels).startswith(kernels)
+    prompts = [[5, 9, 77, 3, 141], [8, 1]]
+    for mode in (lambda model: contextlib.nullcontext(), lambda model: model.disable_adapter()):
+        found = []
+        for model in (own, fast):
+            with mode(model), decoding_attention(model):
+                batch = Batch(model, prompts)
+                first = batch.logits.float().cpu()
+                batch.push([12, 13])
+                found.append(torch.cat([first, batch.logits.float().cpu()]))
+        assert relative(*found) < 1e-2
+
+
+@pytest.mark.gpu
+def test_on_cuda_a_model_that_shares_its_gpu_with_a_cap_is_asked_less_at_once():
+    model = moved(peft_model(), torch.float16, "cuda")
+    whole = room_for(model, 64)(32)
+    torch.cuda.set_per_process_memory_fraction(0.5)
+    try:
+        assert 0.4 < room_for(model, 64)(32) / whole < 0.6
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def test_a_checkpoint_saved_in_4_bits_is_loaded_and_trained(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 import tiny_models
@@ -14,6 +15,7 @@ from kelron_lib import decoding, generate
 from kelron_lib.engine.decode import decode_attention
 from kelron_lib.errors import KelronError
 from kelron_lib.generate import Answer, TextStream, base_only, generate_answers, stop_token_ids, stream_answer
+from kelron_lib.prompts import encode_prompt
 
 MIXED = "네, 부장님! 회의를 금요일로 옮기겠습니다. ケルロンです。 👩‍💻🇰🇷 done. 긴급: 확인 바랍니다 🙏"
 
@@ -69,6 +71,39 @@ def test_batches_equal_single_prompts_in_the_order_given(model, tokenizer, stops
     assert len({a.text for a in single}) > 4, "the random model must answer differently, or order proves nothing"
     for batch_size in (2, 3, 16):
         assert answers(model, tokenizer, stops, batch_size=batch_size) == single
+
+
+def test_a_gpu_is_given_as_many_rows_as_have_room_beside_the_weights(model, monkeypatch):
+    assert decoding.room_for(model, 96)(40) > 10**9, "where memory is the machine's, the batch size alone says"
+    config, gib = model.config, 2**30
+    monkeypatch.setattr(decoding, "_device_of", lambda model: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.5)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=2 * gib))
+    room = decoding.room_for(model, 96)
+    cached = 2 * config.num_hidden_layers * config.num_key_value_heads * 4 * config.hidden_size
+    cached //= config.num_attention_heads
+    assert room(40) * 136 * cached < 0.9 * gib < 4 * room(40) * 136 * cached
+    assert room(1) > room(40) > room(400) > 1
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=1))
+    assert decoding.room_for(model, 96)(40) == 1, "one is always tried"
+
+
+def test_as_many_are_answered_at_once_as_have_room_and_more_when_the_long_ones_are_done(
+    model, tokenizer, stops, monkeypatch
+):
+    seen, real = [], decoding.Batch
+
+    class Watched(real):
+        def __init__(self, model, prompts):
+            seen.append(len(prompts))
+            super().__init__(model, prompts)
+
+    monkeypatch.setattr(decoding, "Batch", Watched)
+    longest = max(len(encode_prompt(tokenizer, messages)) for messages in PROMPTS)
+    monkeypatch.setattr(decoding, "room_for", lambda model, new: lambda tokens: 1 if tokens == longest else 6)
+    found = answers(model, tokenizer, stops, batch_size=16)
+    assert seen == [1, 6]
+    assert found == [answers(model, tokenizer, stops, [messages])[0] for messages in PROMPTS]
 
 
 def test_rows_that_stop_leave_the_batch_and_the_others_go_on(model, tokenizer, stops):
