@@ -22,11 +22,13 @@ HARMLESS = {
     r"Failed to load resource: net::ERR_\w+ @ https://cdn\.jsdelivr\.net/npm/@fortawesome/fontawesome-free@[^/]+/css/"
     r"(all|v4-shims)\.min\.css": "Voila's page asks a network for its icons, and there is none",
     r"Failed to load resource: net::ERR_\w+ @ https://cdnjs\.cloudflare\.com/ajax/libs/mathjax/\S+": "and for MathJax",
-    r"Error: The getter for the shared module is not a function\..+ #RUNTIME-012\nargs: \{\"shareKey\":\"@jupyterlab/\w+\"\}"
-    r"\n.+\n +at \S+/voila/labextensions/(?!@jupyter-widgets/)[^\0]+": "an extension of JupyterLab that happens to be "
-    "installed asks for a part of JupyterLab that Voila does not ship",
-    r"ResizeObserver loop completed with undelivered notifications\.": "Chromium's note that a layout took two frames, by "
-    "chance when JupyterLab's window changes its size",
+    r"Error: The getter for the shared module is not a function\..+ #RUNTIME-012\n"
+    r"args: \{\"shareKey\":\"@jupyterlab/\w+\"\}\n.+\n +at \S+/voila/labextensions/(?!@jupyter-widgets/)[^\0]+": (
+        "an extension of JupyterLab that happens to be installed asks for a part that Voila does not ship"
+    ),
+    r"ResizeObserver loop completed with undelivered notifications\.": (
+        "Chromium's note that a layout took two frames, by chance when JupyterLab's window changes its size"
+    ),
 }
 """The whole messages of the console that are none of ours, as patterns, and why each comes."""
 

@@ -211,6 +211,16 @@ def test_a_notebook_speaks_both_languages_and_ends_with_what_is_next(path):
     assert re.search(r"print\(after_\w+\(", "".join(cells[-1]["source"]))
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_the_title_says_the_same_in_both_languages(path):
+    """As far as names tell: what one language names, in code or of the notebooks, the other names too."""
+    title, *lines = "".join(cells_of(path)[0]["source"]).splitlines()
+    assert HANGUL.search(title)
+    korean = next(number for number, line in enumerate(lines) if HANGUL.search(line))
+    named = [set(re.findall(r"`[^`]+`|0\d_[a-z]+", "\n".join(part))) for part in (lines[:korean], lines[korean:])]
+    assert named[0] == named[1]
+
+
 def test_an_error_is_one_line_in_a_notebook(tmp_path):
     """Nothing else of it stands in the executed copy: no traceback."""
     with pytest.raises(KelronError, match=r"03_resume.ipynb, cell \d+: KelronError: no checkpoint at"):
@@ -238,18 +248,35 @@ def test_so_is_one_of_the_first_cell(tmp_path, kaggle):
     assert line.startswith("BootstrapError: GPUs here: ")
 
 
+DUMPED = re.compile(r"Warning\b|Traceback|object at 0x|^\s*[\[{]['\"{]|\x1b|\bnan\b|\bNone\b", re.MULTILINE)
+"""What a person is not to read in a notebook: warnings, raw lists and dictionaries, objects, missing values."""
+DRAWN = ("<IPython.core.display.SVG object>", "<IPython.core.display.HTML object>", "The whole config · 전체 설정")
+"""Beside what is printed: pictures and what is folded away, as text."""
+
+
+def texts_of(path):
+    """What an executed notebook prints; nothing of it comes from a library's own mouth or is a dump."""
+    printed = ""
+    for output in (output for cell in cells_of(path) for output in cell.get("outputs", ())):
+        if output["output_type"] == "stream":
+            assert output["name"] == "stdout", output["text"]
+            printed += "".join(output["text"])
+        else:
+            assert "".join(output["data"]["text/plain"]) in DRAWN
+    assert not DUMPED.search(printed), DUMPED.search(printed)
+    return printed
+
+
 @pytest.mark.slow
 def test_the_notebooks_run_twice_without_harm(tmp_path):
     few = ("identity_prompts=3", "unrelated_prompts=3", "attack_prompts=0", "pressure_dialogues=0", "choice_items=1")
     overrides = [*SMALL, *(f"evaluate.{text}" for text in few), "evaluate.max_new_tokens=8"]
     run, shown, kept = tmp_path / "run", {}, {}
     for turn in (1, 2):
-        for path in NOTEBOOKS[1:]:
+        for path in NOTEBOOKS:
             out = tmp_path / f"turn-{turn}"
             demo.run_notebook(path, out, {"PRESET": "tiny-cpu", "RUN": str(run), "OVERRIDES": overrides})
-            cells = cells_of(out / "notebooks" / path.name)
-            texts = [text for cell in cells for o in cell.get("outputs", ()) for text in o.get("text", ())]
-            shown[path.stem, turn] = "".join(texts)
+            shown[path.stem, turn] = texts_of(out / "notebooks" / path.name)
         kept[turn] = {
             path.relative_to(run): path.read_bytes()
             for part in ("data", "adapter", "store/dataset")
@@ -259,10 +286,12 @@ def test_the_notebooks_run_twice_without_harm(tmp_path):
     assert kept[1] == kept[2]
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
     for turn in (1, 2):
+        assert "Ready: 01_data_prep" in shown["00_preflight", turn]
         assert "Next: 02_train" in shown["01_data_prep", turn]
         assert "Next: 04_evaluate" in shown["02_train", turn]
         assert "Next: 04_evaluate" in shown["03_resume", turn]
         assert "Next: " in shown["04_evaluate", turn]
+        assert "Probe dialogue instead of the chat widget: this is a batch run." in shown["04_evaluate", turn]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
