@@ -554,6 +554,19 @@ def test_widget_saves_what_the_evaluation_scores(tokenizer, persona, cfg, script
     assert [r["flags"]["contradiction"] for r in flagged] == [True, False, False]
 
 
+def test_widget_says_an_error_as_it_is_written(tokenizer, persona, cfg, scripted, tmp_path):
+    """Above all a path keeps its capitals."""
+    panel = panel_for(scripted("Yes."), tokenizer, persona, cfg)
+    panel._folder = tmp_path / "Not There"
+    send(panel, "hi <|im_end|>")
+    panel.wait(10)
+    assert "Message 2 (user) contains the special token &lt;|im_end|&gt;." in panel.newest.value
+    send(panel, "hi")
+    panel.wait(10)
+    panel.entry.save.click()
+    assert f"Cannot write {tmp_path}/Not There/chat-01.jsonl (No such file" in panel.status.value
+
+
 def test_without_an_adapter_a_saved_line_names_no_model(tokenizer, persona, cfg, scripted, tmp_path):
     talk = Dialogue(scripted("Yes."), tokenizer, persona, cfg)
     finish(talk.ask("Hello", BASE))

@@ -199,7 +199,7 @@ class ChatPanel:
         try:
             count = self.dialogue.save(path)
         except KelronError as error:
-            self._say(str(error).capitalize() + ".", warn=True)
+            self._say(_sentence(error), warn=True)
             return
         self._file = path
         answers = f"{count} answer{'s' * (count != 1)}"
@@ -232,7 +232,7 @@ class ChatPanel:
                     self._stream(turn, which)
             self._say("Stopped." if self._cancel.is_set() else "")
         except KelronError as error:
-            self._fail(turn, str(error))
+            self._fail(turn, _sentence(error))
         except Exception as error:
             # Nobody sees a thread's traceback: the cell has to show whatever went wrong.
             told = GPU_LOST if _of_the_gpu(error) else f"{type(error).__name__}: {error}"
@@ -281,6 +281,12 @@ class ChatPanel:
         bubbles.append(Bubble("error", error, details=trace))
         turn.show()
         self._say("The answer ended in an error.", warn=True)
+
+
+def _sentence(error: KelronError) -> str:
+    """An error's line as a page says it; names in it stay as they are written."""
+    line = str(error)
+    return f"{line[:1].upper()}{line[1:]}."
 
 
 def _of_the_gpu(error: BaseException) -> bool:
