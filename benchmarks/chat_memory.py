@@ -1,7 +1,7 @@
 """Whether the chat cell's memory grows over many turns: in the kernel, and with --browser in the page too.
 
-    python benchmarks/chat_memory.py                        # 400 turns in one process
-    python benchmarks/chat_memory.py --browser --turns 200  # in JupyterLab's kernel, drawn by a real Chromium
+    python benchmarks/chat_memory.py            # 200 turns in one process
+    python benchmarks/chat_memory.py --browser  # in JupyterLab's kernel, drawn by a real Chromium
 
 The tiny base with an adapter of random weights answers side by side, as a person would ask: by the widget's own send.
 Memory of the process is its own alone (USS), after a collection of garbage; `said` is what the dialogue keeps for its
@@ -137,9 +137,9 @@ def in_browser(marks: list[int], length: int) -> Iterator[dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=400, metavar="N")
+    parser.add_argument("--turns", type=int, default=200, metavar="N")
     parser.add_argument("--every", type=int, default=40, metavar="N", help="turns between two looks")
-    parser.add_argument("--length", type=int, default=24, metavar="N", help="tokens of an answer at most")
+    parser.add_argument("--length", type=int, default=8, metavar="N", help="tokens of an answer at most")
     parser.add_argument("--browser", action="store_true", help="in JupyterLab and Chromium")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     args = parser.parse_args()
