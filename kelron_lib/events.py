@@ -15,6 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,10 +176,15 @@ class Board:
             raise KelronError(
                 "session.tensorboard is true and tensorboard is not installed: pip install tensorboard, or leave it out"
             ) from None
-        self._writer: Any = SummaryWriter(str(out / TENSORBOARD_FOLDER))
+        self._open: Callable[..., Any] = partial(SummaryWriter, str(out / TENSORBOARD_FOLDER))
+        self._writer: Any = None
 
     def __call__(self, told: Mapping[str, Any]) -> None:
-        """Add an event's figures."""
+        """Add an event's figures. Of a session that goes on after a cut, the curves go on where it begins: what the one
+        before did after its last backup is done again, and leaves the picture."""
+        if told["event"] == "begin" or self._writer is None:
+            after = told.get("first_step", 0)
+            self._writer = self._open(purge_step=after + 1 if after else None)
         step = told.get("step")
         names = {
             "step": ("loss", "samples_per_second", "tokens_per_second"),

@@ -20,8 +20,10 @@ from kelron_lib.model import base_name, require_device
 from kelron_lib.page import LANGUAGE_NAMES, text
 from kelron_lib.preflight.bases import needs_hub
 from kelron_lib.preflight.checks import OK, check_network
+from kelron_lib.preflight.report import next_steps
+from kelron_lib.preflight.run import Report
 from kelron_lib.runtime import duration, kaggle_root, on_kaggle
-from kelron_lib.session import STATUS_FILE, Status, read_status
+from kelron_lib.session import STATUS_FILE, EarlierStatus, Status, read_status
 from kelron_lib.store import FolderStore
 from kelron_lib.stores import store_folder, store_url
 from kelron_lib.verify import step_folders
@@ -215,6 +217,17 @@ def status_table(status: Status) -> str:
     )
 
 
+def after_preflight(report: Report) -> str:
+    """What to do with what the preflight found: what is missing first, or the way through the notebooks."""
+    if report.failed:
+        return f"{next_steps(report)}아직 준비되지 않았습니다. 위의 항목부터 해결하고 이 노트북을 다시 실행하세요."
+    sessions = report.probe.projection.sessions if report.probe else 1
+    later = f" 그다음 세션부터 03_resume을 {sessions - 1}번 실행하세요." if sessions > 1 else ""
+    cautions = ", ".join(check.name for check in report.checks if check.state != OK)
+    seen = f" 경고도 확인하세요 ({cautions})." if cautions else ""
+    return f"{next_steps(report)}준비 완료: 이 세션에서 01_data_prep, 02_train을 차례로 실행하세요.{later}{seen}"
+
+
 def after_data(quality: Mapping[str, Any], run: Path) -> str:
     """What to do once the dataset is made, by the quality gate's verdict."""
     page = run / "data" / "quality.html"
@@ -231,8 +244,19 @@ def after_data(quality: Mapping[str, Any], run: Path) -> str:
     )
 
 
-def after_training(run: Path) -> str:
-    """What to do after a training session, by the status that it left; also where its cell ended with an error."""
+def after_training(run: Path, earlier: EarlierStatus) -> str:
+    """What to do after a training session, by the status that it left; also where its cell ended with an error.
+
+    `earlier`: taken before the session began; where that status is there still, the session was refused.
+    """
+    if earlier.still_there():
+        before = read_status(run)
+        return _next(
+            f"this session was refused, and {run / STATUS_FILE} is of the one before it ({before.state}, step "
+            f"{before.step}). Do what the error above says, then run this notebook again.",
+            f"이번 세션은 시작되지 않았고, {run / STATUS_FILE}의 내용은 이전 세션의 것입니다 ({before.state}, "
+            f"{before.step} 스텝). 위 오류 메시지대로 고친 뒤 이 노트북을 다시 실행하세요",
+        )
     if not (run / STATUS_FILE).is_file():
         return _next(
             f"no session has ended in {run}. Do what the error above says, then run this notebook again.",

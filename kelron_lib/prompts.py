@@ -52,7 +52,8 @@ def render(tokenizer: Any, messages: Sequence[Message], *, answer_next: bool = F
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    # Not verbose: transformers would warn of every text that is too long, and whoever asks here sees to that.
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 
 

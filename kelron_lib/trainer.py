@@ -192,6 +192,7 @@ class KelronTrainer(Trainer):
             super()._save_checkpoint(*args, **kwargs)
             if self.world.first:
                 name_base(folder, self.base)
+                self._forget_all_but(folder)
         except (OSError, RuntimeError, SafetensorError) as error:
             if not _is_of_writing(error):
                 raise
@@ -207,6 +208,14 @@ class KelronTrainer(Trainer):
                 f"{free / 1e6:.1f} MB free ({str(error).splitlines()[0]}): {advice}; the checkpoints in the "
                 "store are untouched"
             ) from error
+
+    @staticmethod
+    def _forget_all_but(newest: Path) -> None:
+        """Only the newest checkpoint stays in the work folder. transformers' own way goes by the time of day: set back
+        between two checkpoints, the clock would cost the one that was just written."""
+        for folder in newest.parent.glob("checkpoint-*"):
+            if folder != newest:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """The adapter's weights by way of the CPU: PEFT would put those of every process on the first GPU."""
@@ -282,7 +291,6 @@ def _arguments(config: RunConfig, work: Path, world: World) -> TrainingArguments
         eval_steps=train.eval_steps,
         save_strategy="steps",
         save_steps=train.save_steps,
-        save_total_limit=1,
         # Logging every step keeps the logged losses independent of where a run is cut.
         logging_steps=1,
         logging_nan_inf_filter=False,

@@ -18,8 +18,19 @@ CHROMIUM = next(
 )
 START_SECONDS = 90
 TOKEN = "kelron-test"
-HARMLESS = ("favicon", "Autofill", "ResizeObserver loop", "net::ERR_NAME_NOT_RESOLVED", "voila.js")
-"""In messages of the console that are none of ours: Voila asks a network for fonts and for what it does not ship."""
+HARMLESS = {
+    r"Failed to load resource: net::ERR_\w+ @ https://cdn\.jsdelivr\.net/npm/@fortawesome/fontawesome-free@[^/]+/css/"
+    r"(all|v4-shims)\.min\.css": "Voila's page asks a network for its icons, and there is none",
+    r"Failed to load resource: net::ERR_\w+ @ https://cdnjs\.cloudflare\.com/ajax/libs/mathjax/\S+": "and for MathJax",
+    r"Error: The getter for the shared module is not a function\..+ #RUNTIME-012\n"
+    r"args: \{\"shareKey\":\"@jupyterlab/\w+\"\}\n.+\n +at \S+/voila/labextensions/(?!@jupyter-widgets/)[^\0]+": (
+        "an extension of JupyterLab that happens to be installed asks for a part that Voila does not ship"
+    ),
+    r"ResizeObserver loop completed with undelivered notifications\.": (
+        "Chromium's note that a layout took two frames, by chance when JupyterLab's window changes its size"
+    ),
+}
+"""The whole messages of the console that are none of ours, as patterns, and why each comes."""
 
 
 def free_port():
@@ -116,13 +127,18 @@ class Messages(list):
     """Errors that a page wrote to its console."""
 
     def watch(self, page):
-        page.on("console", lambda message: self._add(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: self._add(str(error)))
+        page.on("console", lambda message: self.add(*_told(message)) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.add(str(error)))
         return self
 
-    def _add(self, text):
-        if not any(part in text for part in HARMLESS):
-            self.append(text)
+    def add(self, text, url=""):
+        told = f"{text} @ {url}" if url else text
+        if not any(re.fullmatch(pattern, told) for pattern in HARMLESS):
+            self.append(told)
+
+
+def _told(message):
+    return message.text, message.location.get("url", "")
 
 
 def open_lab(page, address, path):

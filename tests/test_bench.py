@@ -197,3 +197,19 @@ def test_resume_compares_a_cut_run_with_a_whole_one(tmp_path):
     assert runs["resumed"]["first_step"] == runs["cut"]["step"] < runs["whole"]["step"]
     assert runs["resumed"]["adapter"] == runs["whole"]["adapter"]
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_chats_memory_is_looked_at_turn_by_turn(tmp_path):
+    file, script = tmp_path / "result.json", SCRIPT.with_name("chat_memory.py")
+    done = subprocess.run(
+        [sys.executable, str(script), "--turns=2", "--every=1", "--length=8", f"--json={file}"],
+        capture_output=True,
+        text=True,
+        env={"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(script.parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads(file.read_text())
+    assert (first["turns"], second["turns"]) == (1, 2)
+    assert first["own_mib"] > 50
+    assert second["widgets"] == first["widgets"] == second["comms"]
+    assert second["said_kib"] > first["said_kib"] > 0

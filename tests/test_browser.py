@@ -1,15 +1,19 @@
-"""The chat cell and the training view as a person meets them: in JupyterLab and Voila, in a headless Chromium."""
+"""The chat cell and the training view as a person meets them: in JupyterLab and Voila, in a headless Chromium.
+
+One server and one page of JupyterLab for all; Voila's page comes from the same server. Each test runs alone too.
+"""
 
 import json
 import re
 import time
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
 
-from browser import Messages, browser, notebook, open_lab, run_all, server
+from browser import TOKEN, Messages, browser, notebook, open_lab, run_all, server
 from conftest import SMALL
 
 from kelron_lib.evaluate.answers_file import FLAGGED_FILE, score_file
@@ -39,9 +43,70 @@ model, tokenizer = load_to_answer(config, Path("run/adapter"))
 model.register_forward_pre_hook(lambda *_: time.sleep({slow}))
 display(chat_widget(model, tokenizer, load_persona("kelron"), config))
 """
+BASE_ALONE = """
+import time
+from IPython.display import display
+from kelron_lib.chat import chat_widget
+from kelron_lib.config import resolve
+from kelron_lib.model import load_base
+from kelron_lib.persona import load_persona
+config = resolve("tiny-cpu")
+model, tokenizer = load_base(config)
+model.register_forward_pre_hook(lambda *_: time.sleep({slow}))
+display(chat_widget(model, tokenizer, load_persona("kelron"), config))
+"""
+# A model that says what it is told to, or fails as a GPU does, by the question.
+STAND_IN = """
+import sys
+sys.path.insert(0, {tests!r})
+import time, torch
+from IPython.display import display
+from tiny_models import ScriptedModel
+from kelron_lib.chat import chat_widget
+from kelron_lib.config import resolve
+from kelron_lib.model import load_tokenizer
+from kelron_lib.persona import load_persona
+own = resolve("tiny-cpu")
+words = load_tokenizer(own)
+lines = (f"**{{n}}.** Item `{{n * 7}}` was settled; the next one is due in {{n % 12 + 1}} days." for n in range(400))
+ids = words(" ".join(lines), add_special_tokens=False)["input_ids"]
+long = words.decode(ids[:{long} - 1])
+def fail(said):
+    time.sleep(0.002)
+    asked = words.decode(scripted.prompts[-1][-40:]) if said == 3 else ""
+    if "memory" in asked:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    if "lost" in asked:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+scripted = ScriptedModel(words, [long, *["All is well again."] * 5], before_token=fail)
+scripted.config.max_position_embeddings = 16384
+chat = chat_widget(scripted, words, load_persona("kelron"), own)
+chat.panel.settings.length.value = {long} + 500
+display(chat)
+"""
+LONG = 2000
+"""Tokens of the long answer."""
+BUSY_MS = 400
+"""Longest that the page may not answer while a long answer grows."""
+# The longest time that the page did nothing else: of its tasks, and between two of its frames.
+WATCH_TASKS = """() => {
+  window.busy = {task: 0, frame: 0, frames: 0};
+  new PerformanceObserver(seen => {
+    for (const one of seen.getEntries()) window.busy.task = Math.max(window.busy.task, one.duration);
+  }).observe({type: 'longtask'});
+  let last = performance.now();
+  const frame = now => {
+    window.busy.frame = Math.max(window.busy.frame, now - last);
+    window.busy.frames += 1;
+    last = now;
+    requestAnimationFrame(frame);
+  };
+  requestAnimationFrame(frame);
+  return 1;
+}"""
 # When the page first shows a character of the answer: a message's way there and back is part of the time.
-WATCH = """() => {
-  const turns = document.querySelector('.kc-turns');
+WATCH = """chat => {
+  const turns = chat.querySelector('.kc-turns');
   window.first = null;
   const count = () => [...turns.querySelectorAll('.kc-answer .kc-text')].filter(e => e.textContent.length).length;
   const before = count(), began = performance.now();
@@ -69,10 +134,42 @@ def chromium():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, small_data):
     made = tmp_path_factory.mktemp("notebooks")
-    overrides = [*(each for each in SMALL if "epochs" not in each), "train.epochs=1.2"]
-    cells = TRAIN.format(overrides=overrides, data=str(small_data)), CHAT.format(slow=SLOW)
-    notebook(made / "chat.ipynb", *cells)
+    stand_in = STAND_IN.format(tests=str(Path(__file__).parent), long=LONG)
+    training = TRAIN.format(overrides=[*SMALL], data=str(small_data))
+    notebook(made / "chat.ipynb", training, CHAT.format(slow=SLOW), stand_in)
+    notebook(made / "base.ipynb", BASE_ALONE.format(slow=SLOW))
     return made
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    with server(folder) as given:
+        yield given
+
+
+@pytest.fixture(scope="module")
+def lab(chromium, address):
+    """JupyterLab's page, where the notebook has just begun to run, and what its console says."""
+    page = chromium.new_page(viewport={"width": 1400, "height": 1300})
+    errors = Messages().watch(page)
+    open_lab(page, address, "chat.ipynb")
+    run_all(page)
+    yield page, errors
+    page.close()
+
+
+def test_only_messages_that_are_known_are_passed_over():
+    seen = Messages()
+    icons = "https://cdn.jsdelivr.net/npm/@fortawesome/fontawesome-free@%5E5/css/all.min.css"
+    seen.add("Failed to load resource: net::ERR_NAME_NOT_RESOLVED", icons)
+    assert seen == []
+    for text, url in (
+        ("Failed to load resource: net::ERR_NAME_NOT_RESOLVED", "https://cdn.jsdelivr.net/npm/another.js"),
+        ("Failed to load resource: the server responded with a status of 404 (Not Found)", "http://127.0.0.1/favicon"),
+        ("TypeError: x is undefined\n    at http://127.0.0.1/voila/static/voila.js:1:2", ""),
+    ):
+        seen.add(text, url)
+    assert len(seen) == 3
 
 
 def answers(chat):
@@ -88,28 +185,69 @@ def idle(chat):
 def say(page, chat, text):
     box = chat.get_by_role("textbox", name="Message", exact=True)
     box.fill(text)
-    page.evaluate(WATCH)
+    chat.evaluate(WATCH)
     box.press("Enter")
     page.wait_for_function("window.first !== null", timeout=20_000)
     return page.evaluate("window.first")
 
 
-def test_training_view_and_chat_in_jupyterlab(chromium, folder, tmp_path):
-    page = chromium.new_page(viewport={"width": 1400, "height": 1300})
-    errors = Messages().watch(page)
-    with server(folder) as address:
-        open_lab(page, address, "chat.ipynb")
-        run_all(page)
-        _training(page)
-        chat = page.locator(".kelron-chat")
-        chat.wait_for(timeout=60_000)
-        _controls_have_names(page, chat)
-        _talk(page, chat)
-        _keyboard(page, chat)
-        _saved(page, chat, folder, tmp_path)
-        _widths(page, chat)
-        page.close()
+def test_training_view_and_chat_in_jupyterlab(lab, folder, tmp_path):
+    page, errors = lab
+    _training(page)
+    chat = page.locator(".kelron-chat").first
+    chat.wait_for(timeout=60_000)
+    _controls_have_names(page, chat)
+    _talk(page, chat)
+    _keyboard(page, chat)
+    _saved(page, chat, folder, tmp_path)
+    _widths(page, chat)
     assert not errors, errors
+
+
+def test_a_long_answer_leaves_the_page_free(lab):
+    page, _ = lab
+    chat = _stand_in(page)
+    page.evaluate(WATCH_TASKS)
+    began = time.monotonic()
+    say(page, chat, "Please tell me everything.")
+    box = chat.get_by_role("textbox", name="Message", exact=True)
+    box.press_sequentially("typed meanwhile")
+    assert chat.locator(".kc-caret").count() == 1, "the answer was over before anything was typed"
+    idle(chat)
+    busy = page.evaluate("window.busy")
+    shown = len(answers(chat).last.inner_text())
+    print(f"{LONG} tokens, {shown} characters in {time.monotonic() - began:.1f} s; {busy}")
+    assert box.input_value() == "typed meanwhile"
+    assert shown > LONG
+    assert max(busy["task"], busy["frame"]) < BUSY_MS, busy
+
+
+def test_a_gpu_that_fails_is_told_and_the_next_turn_works(lab):
+    """First one that is full, then one that is gone; each time what is to be done stands in the page."""
+    page, errors = lab
+    chat = _stand_in(page)
+    for question, told in (
+        ("out of memory", "memory is full"),
+        ("is it lost?", "restart the kernel and run the cells"),
+    ):
+        say(page, chat, question)
+        idle(chat)
+        error = chat.locator(".kc-error").last
+        assert told in error.inner_text()
+        assert "Traceback" not in error.inner_text(), "folded away"
+        assert "ended in an error" in chat.locator(".kc-status").inner_text()
+    say(page, chat, "And now?")
+    idle(chat)
+    assert answers(chat).last.inner_text() == "All is well again."
+    assert chat.locator(".kc-error").count() == 2
+    assert not errors, errors
+
+
+def _stand_in(page):
+    chat = page.locator(".kelron-chat").nth(1)
+    chat.wait_for(timeout=120_000)
+    chat.scroll_into_view_if_needed()
+    return chat
 
 
 def _training(page):
@@ -218,29 +356,19 @@ def _widths(page, chat):
             assert box is None or box["x"] + box["width"] <= right + 1, (width, part.aria_snapshot())
 
 
-def test_chat_in_voila(chromium, folder):
+def test_chat_in_voila(chromium, address):
     pytest.importorskip("voila", reason="voila is not installed")
-    if not (folder / "run" / "adapter").is_dir():
-        pytest.skip("the test before this one trains the adapter, and did not")
-    alone = folder / "voila"
-    alone.mkdir()
-    (alone / "run").symlink_to(folder / "run")
-    begin = (
-        'import time\nfrom pathlib import Path\nfrom kelron_lib.config import resolve\nconfig = resolve("tiny-cpu", [])'
-    )
-    notebook(alone / "chat.ipynb", begin, CHAT.format(slow=SLOW))
     page = chromium.new_page(viewport={"width": 380, "height": 900})
     errors = Messages().watch(page)
-    with server(alone, "voila") as address:
-        page.goto(f"{address}/voila/render/chat.ipynb", timeout=60_000)
-        chat = page.locator(".kelron-chat")
-        chat.wait_for(timeout=60_000)
-        say(page, chat, "Hello, who are you?")
-        idle(chat)
-        assert chat.locator(".kc-answer").count() == 1
-        for width in (380, 800, 1400):
-            page.set_viewport_size({"width": width, "height": 900})
-            assert chat.evaluate("e => e.scrollWidth - e.clientWidth") <= 0, width
-            assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, width
-        page.close()
+    page.goto(f"{address}/voila/render/base.ipynb?token={TOKEN}", timeout=60_000)
+    chat = page.locator(".kelron-chat")
+    chat.wait_for(timeout=60_000)
+    say(page, chat, "Hello, who are you?")
+    idle(chat)
+    assert chat.locator(".kc-answer").count() == 1
+    for width in (380, 800, 1400):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert chat.evaluate("e => e.scrollWidth - e.clientWidth") <= 0, width
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, width
+    page.close()
     assert not errors, errors

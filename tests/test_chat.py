@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 
+import comm
 import pytest
 import tiny_models
 
@@ -119,6 +121,20 @@ def test_history_is_cut_to_the_window_and_said(tokenizer, persona, cfg, scripted
     assert left_out[-1] == 1
     with pytest.raises(KelronError, match="window of 512"):
         finish(talk.ask("x" * 600, BASE))
+
+
+def test_a_history_that_is_too_long_warns_nobody(persona, cfg, caplog, monkeypatch):
+    """transformers' own warning would stand in the notebook, of what the dialogue has just mended."""
+    from transformers.utils import logging
+
+    own = tiny_models.tokenizer()  # each warns once
+    own.model_max_length = 200
+    monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
+    talk = Dialogue(tiny_models.ScriptedModel(own, ["Good."]), own, persona, cfg, language="en")
+    for _ in range(12):
+        finish(talk.ask("How are you today, my friend?", BASE))
+    assert talk.left_out
+    assert not caplog.records
 
 
 def test_an_answer_that_spells_a_special_token_does_not_end_the_dialogue(tokenizer, persona, cfg, scripted):
@@ -308,11 +324,16 @@ def send(panel, text):
     panel.entry.text._handle_custom_msg({"event": "submit"}, [])
 
 
+def shown(panel):
+    """The number of turns on the page."""
+    return (panel.earlier.value + panel.newest.value).count("kc-user")
+
+
 def test_widget_send_updates_the_transcript_and_escapes(tokenizer, persona, cfg, scripted):
     panel = panel_for(scripted(f"<b>{HOSTILE}"), tokenizer, persona, cfg)
     send(panel, f"hi {HOSTILE}")
     panel.wait(10)
-    (view,) = panel.turns.children
+    view = panel.newest
     assert "hi &lt;img" in view.value
     assert "&lt;b&gt;&lt;img" in view.value
     assert "<img" not in view.value
@@ -334,20 +355,20 @@ def test_widget_shows_the_answer_while_it_grows(tokenizer, persona, cfg, scripte
     send(panel, "hi")
     assert reached.wait(10)
     try:
-        assert 'kc-caret">a' in panel.turns.children[-1].value
+        assert 'kc-caret">a' in panel.newest.value
         assert "Base is writing" in panel.status.value
         assert not panel.entry.stop.disabled
         send(panel, "second")
         assert "still being written" in panel.status.value
         assert panel.entry.text.value == "second", "a refused message must not be lost"
-        assert len(panel.turns.children) == 1
+        assert shown(panel) == 1
     finally:
         go_on.set()
     panel.wait(10)
-    assert ">abcdefgh</span>" in panel.turns.children[-1].value
+    assert ">abcdefgh</span>" in panel.newest.value
     send(panel, "second")
     panel.wait(10)
-    assert len(panel.turns.children) == 2
+    assert shown(panel) == 2
 
 
 def test_widget_stop_ends_both_answers(tokenizer, persona, cfg, scripted, as_tuned):
@@ -367,8 +388,8 @@ def test_widget_stop_ends_both_answers(tokenizer, persona, cfg, scripted, as_tun
     go_on.set()
     panel.wait(10)
     assert model.asked == 1
-    assert ">ab</span>" in panel.turns.children[-1].value
-    assert "stopped" in panel.turns.children[-1].value
+    assert ">ab</span>" in panel.newest.value
+    assert "stopped" in panel.newest.value
     assert "Stopped." in panel.status.value
     assert not panel.busy
 
@@ -381,7 +402,7 @@ def test_widget_side_by_side_and_settings(tokenizer, persona, cfg, scripted, as_
     panel.settings.own_system.value = "Be brief."
     send(panel, "Who are you?")
     panel.wait(10)
-    value = panel.turns.children[-1].value
+    value = panel.newest.value
     assert value.index("I am Base.") < value.index("I am Tuned.")
     assert 'kc-answers"' in value
     assert all("Be brief." in tokenizer.decode(prompt) for prompt in model.prompts)
@@ -394,7 +415,7 @@ def test_widget_shows_flags_with_their_spans(tokenizer, persona, cfg, scripted):
     panel = panel_for(scripted("부장매다." * 40), tokenizer, persona, cfg)
     send(panel, "보고서 써 줘")
     panel.wait(10)
-    value = panel.turns.children[-1].value
+    value = panel.newest.value
     assert '<span class="kc-flag">loop</span>' in value
     assert "<mark>부장매다." in value
 
@@ -410,7 +431,7 @@ def test_widget_shows_errors_and_works_again(tokenizer, persona, cfg, scripted, 
     panel = panel_for(scripted("abcd", before_token=maybe), tokenizer, persona, cfg)
     send(panel, "hi")
     panel.wait(10)
-    value = panel.turns.children[-1].value
+    value = panel.newest.value
     assert "kc-error" in value
     assert ">ab</span>" in value, "what was said before the error stays"
     assert "kc-caret" not in value
@@ -422,7 +443,7 @@ def test_widget_shows_errors_and_works_again(tokenizer, persona, cfg, scripted, 
     fail[0] = False
     send(panel, "again")
     panel.wait(10)
-    assert ">abcd</span>" in panel.turns.children[-1].value
+    assert ">abcd</span>" in panel.newest.value
 
 
 def test_widget_clear_forgets_and_closes(tokenizer, persona, cfg, scripted):
@@ -439,10 +460,10 @@ def test_widget_clear_forgets_and_closes(tokenizer, persona, cfg, scripted):
     panel.entry.clear.click()  # while writing: stops first
     go_on.set()
     deadline = time.monotonic() + 10
-    while "kc-empty" not in panel.turns.children[0].value and time.monotonic() < deadline:
+    while "kc-empty" not in panel.newest.value and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert len(panel.turns.children) == 1
-    assert "kc-empty" in panel.turns.children[0].value
+    assert shown(panel) == 0
+    assert "kc-empty" in panel.newest.value
     assert panel.dialogue.records == []
     send(panel, "hi")
     panel.wait(10)
@@ -485,9 +506,9 @@ def test_widget_regenerate_takes_the_old_answer_back(tokenizer, persona, cfg, sc
     panel.entry.regenerate.click()
     panel.wait(10)
     assert [r["answer"] for r in panel.dialogue.records] == ["One.", "Three."]
-    assert len(panel.turns.children) == 2
-    assert "Three." in panel.turns.children[-1].value
-    assert "Two." not in panel.turns.children[-1].value
+    assert shown(panel) == 2
+    assert "Three." in panel.newest.value
+    assert "Two." not in panel.newest.value
     assert "Two." not in tokenizer.decode(model.prompts[-1])
     assert tokenizer.decode(model.prompts[-1]).count("second") == 1
 
@@ -533,6 +554,19 @@ def test_widget_saves_what_the_evaluation_scores(tokenizer, persona, cfg, script
     assert [r["flags"]["contradiction"] for r in flagged] == [True, False, False]
 
 
+def test_widget_says_an_error_as_it_is_written(tokenizer, persona, cfg, scripted, tmp_path):
+    """Above all a path keeps its capitals."""
+    panel = panel_for(scripted("Yes."), tokenizer, persona, cfg)
+    panel._folder = tmp_path / "Not There"
+    send(panel, "hi <|im_end|>")
+    panel.wait(10)
+    assert "Message 2 (user) contains the special token &lt;|im_end|&gt;." in panel.newest.value
+    send(panel, "hi")
+    panel.wait(10)
+    panel.entry.save.click()
+    assert f"Cannot write {tmp_path}/Not There/chat-01.jsonl (No such file" in panel.status.value
+
+
 def test_without_an_adapter_a_saved_line_names_no_model(tokenizer, persona, cfg, scripted, tmp_path):
     talk = Dialogue(scripted("Yes."), tokenizer, persona, cfg)
     finish(talk.ask("Hello", BASE))
@@ -548,7 +582,7 @@ def test_widget_takes_temperature_and_length_from_its_controls(tokenizer, person
     panel.settings.length.value, panel.settings.temperature.value = 8, 1.5
     send(panel, "hi")
     panel.wait(10)
-    assert "cut off at the length limit" in panel.turns.children[-1].value
+    assert "cut off at the length limit" in panel.newest.value
     assert panel.dialogue.temperature == 1.5
     panel.settings.length.value = 10**6
     assert panel.settings.length.value == 256  # half of the model's window
@@ -558,15 +592,26 @@ def test_widget_does_not_grow_over_200_turns(tokenizer, persona, cfg, scripted, 
     from ipywidgets.widgets.widget import _instances
 
     monkeypatch.setattr(widget_module, "TURNS_SHOWN", 5)
-    panel = panel_for(scripted("ok"), tokenizer, persona, cfg)
-    counts = []
-    for _ in range(200):
+    model = scripted("ok")
+    panel = panel_for(model, tokenizer, persona, cfg)
+    drawn, models, comms, states, blocks = [], [], [], [], []
+    panel.turns.observe(drawn.append, "children")
+    for turn in range(200):
         send(panel, "hi")
-        panel.wait(10)
-        counts.append(len(_instances))
-    assert len(panel.turns.children) == 5
-    assert counts[-1] == counts[10]
-    assert len(panel.dialogue.records) == 200
+        panel.wait(60)
+        assert len(panel.dialogue.records) == turn + 1, panel.newest.value
+        models.append(len(_instances))
+        comms.append(len(comm.get_comm_manager().comms))
+        if turn % 50 == 49:
+            states.append(sum(len(json.dumps(one.get_state(), default=str)) for one in [*_instances.values()]))
+            model.prompts.clear()
+            gc.collect()
+            blocks.append(sys.getallocatedblocks())
+    assert shown(panel) == 5
+    assert len(set(models)) == len(set(comms)) == len(set(states)) == 1
+    assert not drawn, "a page keeps what a widget that leaves it had drawn"
+    # A turn's record, two messages and their texts, and what Python's lists and dictionaries grow by.
+    assert (blocks[-1] - blocks[0]) / 150 < 30, blocks
 
 
 # --- probe dialogue and the choice --------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import time
 
@@ -42,6 +43,29 @@ def test_a_cut_run_is_bit_equal_whatever_day_the_clock_shows(
     assert adapter(tmp_path / "run") == adapter(uninterrupted)
     assert losses(tmp_path / "run") == losses(uninterrupted)
     assert verify_store(open_store(tmp_path / "run" / "store")).ok
+
+
+def test_a_clock_set_back_between_two_checkpoints_costs_neither(
+    small_config, small_data, tmp_path, monkeypatch, caplog
+):
+    """In the trainer's folder the newest is the one just written, whatever time its files have; and transformers says
+    nothing of those times."""
+    from transformers.utils import logging
+
+    from kelron_lib import trainer
+
+    monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
+    name_base = trainer.name_base
+
+    def tomorrow(folder, base):
+        name_base(folder, base)
+        os.utime(folder, (time.time() + DAY, time.time() + DAY))
+
+    monkeypatch.setattr(trainer, "name_base", tomorrow)
+    status = train(small_config, small_data, tmp_path / "run", clock=ticking_clock(10**6), say=lambda line: None)
+    assert (status.state, status.step) == ("finished", STEPS)
+    assert [path.name for path in (tmp_path / "run" / "work").glob("checkpoint-*")] == [f"checkpoint-{STEPS}"]
+    assert not [record for record in caplog.records if "mtime" in record.message]
 
 
 def test_the_newest_is_the_one_of_the_highest_step_whatever_day_it_was_saved(jumping, store, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from conftest import ticking_clock
 
 from kelron_lib.errors import KelronError
-from kelron_lib.events import EVENTS_FILE, Board, EventLog, MemoryWatch, parse_memory, read_events
+from kelron_lib.events import EVENTS_FILE, TENSORBOARD_FOLDER, Board, EventLog, MemoryWatch, parse_memory, read_events
 from kelron_lib.train import train
 
 
@@ -111,7 +111,7 @@ def test_tensorboard_gets_the_figures(tmp_path, monkeypatch):
     added = []
 
     class Writer:
-        def __init__(self, folder):
+        def __init__(self, folder, purge_step=None):
             self.folder = folder
 
         def add_scalar(self, name, value, step, walltime):
@@ -127,3 +127,29 @@ def test_tensorboard_gets_the_figures(tmp_path, monkeypatch):
     log.add("validation", step=3, loss=2.5)
     log.add("end", state="finished", reason="all", step=3)
     assert added == [("step/loss", 1.5, 3), ("memory/GPU 0", 7, 3), ("validation/loss", 2.5, 3)]
+
+
+def test_tensorboard_itself_reads_the_curve_of_a_run_that_was_cut(tmp_path):
+    """By TensorBoard's own reader: what a killed session did after its last backup is in no curve twice."""
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed (it is no dependency)")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    memory = [{"device": "GPU 0", "used": 13 * 2**30, "limit": 14 * 2**30}]
+    for first, losses in ((0, (3.0, 2.5, 9.0)), (2, (2.0, 1.5))):
+        log = EventLog(tmp_path, print, Board(tmp_path))
+        log.add("begin", first_step=first, total_steps=4, session_ends_in=60.0)
+        for number, loss in enumerate(losses, first + 1):
+            log.add("step", step=number, loss=loss, tokens_per_second=250.0, memory=memory)
+        log.add("validation", step=number, loss=loss + 1)
+        log.add("backup", step=number, bytes=3_300_000_000, place="folder x")
+        log.add("end", state="budget", reason="the session's time is used", step=number)
+    read = EventAccumulator(str(tmp_path / TENSORBOARD_FOLDER))
+    read.Reload()
+    curve = [(scalar.step, scalar.value) for scalar in read.Scalars("step/loss")]
+    assert curve == [(1, 3.0), (2, 2.5), (3, 2.0), (4, 1.5)]
+    assert [(scalar.step, scalar.value) for scalar in read.Scalars("validation/loss")] == [(4, 2.5)]
+    assert read.Scalars("memory/GPU 0")[-1].value == 13 * 2**30
+    told, _ = read_events(tmp_path / EVENTS_FILE)
+    written = [event["time"] for event in told if event["event"] == "step"]
+    assert read.Scalars("step/loss")[-1].wall_time == pytest.approx(written[-1], abs=1e-3)
+    assert {"step/tokens_per_second", "backup/bytes"} <= set(read.Tags()["scalars"])

@@ -88,7 +88,7 @@ def test_without_the_dataset_the_cell_says_what_to_attach(tmp_path):
     (kaggle / "working").mkdir()
     done = run_cell(sys.executable, kaggle, first_cell())
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("AssertionError: attach the dataset kelron-library to this notebook")
+    assert done.stderr.splitlines()[-1] == "NotAttached: attach the dataset kelron-library (see docs/kaggle.md)"
 
 
 def test_elsewhere_the_cell_does_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,11 @@ from conftest import SMALL
 from kelron_lib import demo, notebook
 from kelron_lib.config import resolve, to_json
 from kelron_lib.errors import KelronError
-from kelron_lib.session import make_status, write_status
+from kelron_lib.preflight.checks import FAILED, OK, WARNING, Check
+from kelron_lib.preflight.machine import Devices
+from kelron_lib.preflight.run import Report
+from kelron_lib.session import EarlierStatus, make_status, write_status
+from kelron_lib.train import train
 
 NOTEBOOKS = sorted(Path("notebooks").glob("*.ipynb"))
 HANGUL = re.compile("[가-힣]")
@@ -134,9 +139,10 @@ def test_the_whole_config_is_folded_away():
     ],
 )
 def test_what_to_do_after_a_session(state, first, step, words, tmp_path):
+    before = EarlierStatus(tmp_path)
     status = make_status(state, "so it went", first_step=first, step=step, total_steps=12, seconds=61.0)
     write_status(tmp_path, status)
-    english, korean = notebook.after_training(tmp_path).splitlines()
+    english, korean = notebook.after_training(tmp_path, before).splitlines()
     assert words in english
     assert HANGUL.search(korean)
     assert re.findall(r"0\d_\w+", english) == re.findall(r"0\d_[a-z]+", korean)
@@ -147,7 +153,35 @@ def test_what_to_do_after_a_session(state, first, step, words, tmp_path):
 
 
 def test_where_no_session_ended_it_says_so(tmp_path):
-    assert "no session has ended" in notebook.after_training(tmp_path)
+    assert "no session has ended" in notebook.after_training(tmp_path, EarlierStatus(tmp_path))
+
+
+def test_a_refused_session_is_not_told_by_the_status_of_the_one_before(run, small_data):
+    """As the notebook does it: what `train` refuses leaves the earlier status, and the last cell sees that."""
+    out, step = run
+    earlier = EarlierStatus(out)
+    with pytest.raises(KelronError, match="lora"):
+        train(resolve("tiny-cpu", [*SMALL, "lora.r=2"]), small_data, out, must_resume=True, say=lambda line: None)
+    english, korean = notebook.after_training(out, earlier).splitlines()
+    assert (
+        f"this session was refused, and {out / 'status.json'} is of the one before it (budget, step {step})" in english
+    )
+    assert "at this speed" not in english
+    assert f"(budget, {step} 스텝)" in korean
+    train(resolve("tiny-cpu", SMALL), small_data, out, must_resume=True, say=lambda line: None)
+    assert "Next: 04_evaluate" in notebook.after_training(out, earlier)
+
+
+def test_what_to_do_after_the_preflight():
+    """What a test of the preflight finds in English stands here in Korean too."""
+    ok, warning, failed = (Check(state[0], state, "found", "do this") for state in (OK, WARNING, FAILED))
+    report = Report(resolve("tiny-cpu"), Devices(), (ok, warning), None, False, None, "quick")
+    english, korean = notebook.after_preflight(report).splitlines()
+    assert english == "Ready: 01_data_prep, then 02_train in this session. Mind the warnings (w)."
+    assert korean == "준비 완료: 이 세션에서 01_data_prep, 02_train을 차례로 실행하세요. 경고도 확인하세요 (w)."
+    first, fix, korean = notebook.after_preflight(replace(report, checks=(ok, failed))).splitlines()
+    assert (first, fix) == ("Not ready. Do this first:", "- f: do this")
+    assert HANGUL.search(korean)
 
 
 def test_what_to_do_after_the_data_and_the_scoreboard(tmp_path):
@@ -174,7 +208,17 @@ def test_a_notebook_speaks_both_languages_and_ends_with_what_is_next(path):
             assert all(" = " in line and "  # " in line and HANGUL.search(line) for line in source.splitlines()), source
     for word in ("**Takes**", "**Needs**", "**Leaves**", "**소요 시간:**", "**필요한 것:**", "**남는 것:**"):
         assert word in "".join(cells[0]["source"]), word
-    assert re.search(r"print\((after_\w+|next_steps)\(", "".join(cells[-1]["source"]))
+    assert re.search(r"print\(after_\w+\(", "".join(cells[-1]["source"]))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_the_title_says_the_same_in_both_languages(path):
+    """As far as names tell: what one language names, in code or of the notebooks, the other names too."""
+    title, *lines = "".join(cells_of(path)[0]["source"]).splitlines()
+    assert HANGUL.search(title)
+    korean = next(number for number, line in enumerate(lines) if HANGUL.search(line))
+    named = [set(re.findall(r"`[^`]+`|0\d_[a-z]+", "\n".join(part))) for part in (lines[:korean], lines[korean:])]
+    assert named[0] == named[1]
 
 
 def test_an_error_is_one_line_in_a_notebook(tmp_path):
@@ -187,8 +231,14 @@ def test_an_error_is_one_line_in_a_notebook(tmp_path):
     assert line.startswith("KelronError: no checkpoint at")
 
 
-def test_so_is_one_of_the_first_cell(tmp_path):
+def test_so_is_one_of_the_first_cell(tmp_path, kaggle):
+    """Also that of a session without the dataset, which has nothing of Kelron's but the cell itself."""
     nbformat = pytest.importorskip("nbformat")
+    with pytest.raises(KelronError, match="NotAttached: attach the dataset kelron-library"):
+        demo.run_notebook(Path("notebooks/02_train.ipynb"), tmp_path, {"PRESET": "tiny-cpu", "RUN": str(tmp_path)})
+    outputs = [o for cell in cells_of(tmp_path / "notebooks/02_train.ipynb") for o in cell.get("outputs", ())]
+    (error,) = [output for output in outputs if output["output_type"] == "error"]
+    assert error["traceback"] == ["attach the dataset kelron-library (see docs/kaggle.md)"]
     code = "from kelron_lib.kaggle_bootstrap import check_gpus\ncheck_gpus(99)"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), tmp_path / "few.ipynb")
     with pytest.raises(KelronError, match="choose the accelerator GPU"):
@@ -198,18 +248,35 @@ def test_so_is_one_of_the_first_cell(tmp_path):
     assert line.startswith("BootstrapError: GPUs here: ")
 
 
+DUMPED = re.compile(r"Warning\b|Traceback|object at 0x|^\s*[\[{]['\"{]|\x1b|\bnan\b|\bNone\b", re.MULTILINE)
+"""What a person is not to read in a notebook: warnings, raw lists and dictionaries, objects, missing values."""
+DRAWN = ("<IPython.core.display.SVG object>", "<IPython.core.display.HTML object>", "The whole config · 전체 설정")
+"""Beside what is printed: pictures and what is folded away, as text."""
+
+
+def texts_of(path):
+    """What an executed notebook prints; nothing of it comes from a library's own mouth or is a dump."""
+    printed = ""
+    for output in (output for cell in cells_of(path) for output in cell.get("outputs", ())):
+        if output["output_type"] == "stream":
+            assert output["name"] == "stdout", output["text"]
+            printed += "".join(output["text"])
+        else:
+            assert "".join(output["data"]["text/plain"]) in DRAWN
+    assert not DUMPED.search(printed), DUMPED.search(printed)
+    return printed
+
+
 @pytest.mark.slow
 def test_the_notebooks_run_twice_without_harm(tmp_path):
     few = ("identity_prompts=3", "unrelated_prompts=3", "attack_prompts=0", "pressure_dialogues=0", "choice_items=1")
     overrides = [*SMALL, *(f"evaluate.{text}" for text in few), "evaluate.max_new_tokens=8"]
     run, shown, kept = tmp_path / "run", {}, {}
     for turn in (1, 2):
-        for path in NOTEBOOKS[1:]:
+        for path in NOTEBOOKS:
             out = tmp_path / f"turn-{turn}"
             demo.run_notebook(path, out, {"PRESET": "tiny-cpu", "RUN": str(run), "OVERRIDES": overrides})
-            cells = cells_of(out / "notebooks" / path.name)
-            texts = [text for cell in cells for o in cell.get("outputs", ()) for text in o.get("text", ())]
-            shown[path.stem, turn] = "".join(texts)
+            shown[path.stem, turn] = texts_of(out / "notebooks" / path.name)
         kept[turn] = {
             path.relative_to(run): path.read_bytes()
             for part in ("data", "adapter", "store/dataset")
@@ -219,10 +286,12 @@ def test_the_notebooks_run_twice_without_harm(tmp_path):
     assert kept[1] == kept[2]
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
     for turn in (1, 2):
+        assert "Ready: 01_data_prep" in shown["00_preflight", turn]
         assert "Next: 02_train" in shown["01_data_prep", turn]
         assert "Next: 04_evaluate" in shown["02_train", turn]
         assert "Next: 04_evaluate" in shown["03_resume", turn]
         assert "Next: " in shown["04_evaluate", turn]
+        assert "Probe dialogue instead of the chat widget: this is a batch run." in shown["04_evaluate", turn]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)

@@ -26,7 +26,8 @@ UPDATE_CHARACTERS = 2000
 """An answer this long is sent half as often, as a whole one is sent each time: a page draws about as much a second
 however long the answer is."""
 TURNS_SHOWN = 40
-"""Older turns leave the page, or it would grow without end; the dialogue and its file keep them."""
+"""Older turns leave the page, or it would grow without end; the dialogue and its file keep them. All but the newest are
+one widget: a page keeps what a widget that has left it had drawn, and draws anew all that stood after it."""
 GPU_LOST = (
     "The GPU no longer answers, and what it held is lost. Save keeps the dialogue; then restart the kernel and run "
     "the cells again."
@@ -91,9 +92,12 @@ class ChatPanel:
     def _build_transcript(self) -> None:
         import ipywidgets as widgets
 
-        self._empty = widgets.HTML(markup.empty(self.dialogue.persona.name["en"]))
-        self.turns = widgets.VBox([self._empty])
+        self._earlier: list[str] = []
+        """The turns on the page before the newest, as they were drawn."""
+        self.earlier, self.newest = widgets.HTML(), widgets.HTML()
+        self.turns = widgets.VBox([self.earlier, self.newest])
         self.turns.add_class("kc-turns")
+        self._show_none()
         # A reversed column keeps its scroll position at the end, so the newest text stays in view.
         self._transcript = widgets.VBox([self.turns], layout={"height": "420px"})
         self._transcript.add_class("kc-transcript")
@@ -149,19 +153,17 @@ class ChatPanel:
         self._begin(self._last)
 
     def _ask(self, prompt: str, kind: str) -> None:
-        import ipywidgets as widgets
-
         self.dialogue.begin_turn()
-        turn = Turn(prompt, kind, self.settings.language.value, widgets.HTML())
-        shown = [child for child in self.turns.children if child is not self._empty]
-        self._show_turns([*shown[-TURNS_SHOWN + 1 :], turn.view])
-        self._begin(turn)
+        if self._last is not None:
+            self._earlier = [*self._earlier, self.newest.value][-TURNS_SHOWN + 1 :]
+        self._begin(Turn(prompt, kind, self.settings.language.value, self.newest))
 
     def _begin(self, turn: Turn) -> None:
         # Settings are taken here, so that a change during the answer counts from the next one on.
         self.settings.apply(self.dialogue)
         turn.language = self.dialogue.language
         turn.show()
+        self._show_earlier()
         self._last = turn
         self.entry.show_plain("")
         self._cancel.clear()
@@ -169,13 +171,14 @@ class ChatPanel:
         self._thread = threading.Thread(target=self._write, args=(turn,), daemon=True)
         self._thread.start()
 
-    def _show_turns(self, views: list[Any]) -> None:
-        """Let the transcript be `views`; those that leave it are closed, with the models that belong to them."""
-        gone = [view for view in self.turns.children if view not in views and view is not self._empty]
-        self.turns.children = tuple(views)
-        for view in gone:
-            for part in (view.layout, view.style, view):
-                part.close()
+    def _show_earlier(self) -> None:
+        self.earlier.value = "".join(self._earlier)
+        self.earlier.layout.display = None if self._earlier else "none"
+
+    def _show_none(self) -> None:
+        self._earlier.clear()
+        self.newest.value = markup.empty(self.dialogue.persona.name["en"])
+        self._show_earlier()
 
     def copy(self) -> None:
         """Show the last answers as plain text in a box, with the cursor in it."""
@@ -196,7 +199,7 @@ class ChatPanel:
         try:
             count = self.dialogue.save(path)
         except KelronError as error:
-            self._say(str(error).capitalize() + ".", warn=True)
+            self._say(_sentence(error), warn=True)
             return
         self._file = path
         answers = f"{count} answer{'s' * (count != 1)}"
@@ -216,7 +219,7 @@ class ChatPanel:
         self.dialogue.reset()
         self._last = self._file = None
         self.entry.show_plain("")
-        self._show_turns([self._empty])
+        self._show_none()
         self._say("")
 
     # The thread that writes
@@ -229,7 +232,7 @@ class ChatPanel:
                     self._stream(turn, which)
             self._say("Stopped." if self._cancel.is_set() else "")
         except KelronError as error:
-            self._fail(turn, str(error))
+            self._fail(turn, _sentence(error))
         except Exception as error:
             # Nobody sees a thread's traceback: the cell has to show whatever went wrong.
             told = GPU_LOST if _of_the_gpu(error) else f"{type(error).__name__}: {error}"
@@ -278,6 +281,12 @@ class ChatPanel:
         bubbles.append(Bubble("error", error, details=trace))
         turn.show()
         self._say("The answer ended in an error.", warn=True)
+
+
+def _sentence(error: KelronError) -> str:
+    """An error's line as a page says it; names in it stay as they are written."""
+    line = str(error)
+    return f"{line[:1].upper()}{line[1:]}."
 
 
 def _of_the_gpu(error: BaseException) -> bool:
