@@ -9,7 +9,19 @@ import pytest
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
 
-from browser import Messages, browser, notebook, open_lab, run_all, server
+from browser import (
+    DARK,
+    LIGHT,
+    Messages,
+    browser,
+    idle,
+    notebook,
+    open_lab,
+    pale_text,
+    run_all,
+    server,
+    set_theme,
+)
 from conftest import SMALL
 
 from kelron_lib.evaluate.answers_file import FLAGGED_FILE, score_file
@@ -79,12 +91,6 @@ def answers(chat):
     return chat.locator(".kc-answer .kc-text")
 
 
-def idle(chat):
-    """Wait until no answer is being written."""
-    chat.locator(".kc-caret").wait_for(state="detached", timeout=20_000)
-    chat.get_by_role("button", name="Stop").and_(chat.page.locator(":disabled")).wait_for(timeout=20_000)
-
-
 def say(page, chat, text):
     box = chat.get_by_role("textbox", name="Message", exact=True)
     box.fill(text)
@@ -108,6 +114,7 @@ def test_training_view_and_chat_in_jupyterlab(chromium, folder, tmp_path):
         _keyboard(page, chat)
         _saved(page, chat, folder, tmp_path)
         _widths(page, chat)
+        _themes(page, chat)
         page.close()
     assert not errors, errors
 
@@ -118,10 +125,12 @@ def _training(page):
     assert view.is_visible(), page.locator(".jp-OutputArea").first.inner_text()
     steps = view.get_by_text(re.compile(r"^step \d+ of"))
     steps.wait_for(timeout=60_000)
+    view.get_by_text("What it said").click()
     first = steps.inner_text()
     page.wait_for_function(
         "first => !document.querySelector('.kelron-view').innerText.includes(first)", arg=first, timeout=60_000
     )
+    assert view.get_by_role("region", name="What it said").is_visible(), "the view closed what somebody had opened"
     view.get_by_text("Finished", exact=True).wait_for(timeout=90_000)
 
 
@@ -216,6 +225,22 @@ def _widths(page, chat):
         for part in chat.locator("button, select, input:not([type=radio]), .kc-answer").all():
             box = part.bounding_box()
             assert box is None or box["x"] + box["width"] <= right + 1, (width, part.aria_snapshot())
+        message, send, stop = (
+            chat.get_by_role(role, name=name, exact=True).bounding_box()["y"]
+            for role, name in (("textbox", "Message"), ("button", "Send"), ("button", "Stop"))
+        )
+        assert abs(message - stop) < 4, width
+        assert abs(send - stop) < 1, width
+
+
+def _themes(page, chat):
+    """Text stands out from what is behind it in both themes, also where an answer is marked."""
+    assert chat.locator("mark").count()
+    for theme in (DARK, LIGHT):
+        set_theme(page, theme)
+        for part in (chat, page.locator(".kelron-view")):
+            assert pale_text(part) == [], theme
+            assert pale_text(part, 21.5), "this finds nothing"
 
 
 def test_chat_in_voila(chromium, folder):
