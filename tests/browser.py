@@ -128,14 +128,16 @@ def _wait_for(address, process, log):
 
 
 @contextlib.contextmanager
-def browser():
-    """A headless Chromium, or a skip that says why there is none."""
+def browser(environment=None):
+    """A headless Chromium, with more variables if given, or a skip that says why there is none."""
     import pytest
 
     if not CHROMIUM:
         pytest.skip("no Chromium here: apt-get install chromium")
     with playwright.sync_api.sync_playwright() as driver:
-        made = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        made = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], env={**os.environ, **(environment or {})}
+        )
         try:
             yield made
         finally:

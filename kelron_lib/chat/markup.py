@@ -87,7 +87,7 @@ STYLE = """
 .kelron-chat .kc-answer summary { cursor: pointer; font-size: 12px; color: var(--kc-quiet); }
 .kelron-chat .kc-caret::after { content: ""; display: inline-block; width: 7px; height: 1em; margin-left: 2px;
   vertical-align: text-bottom; background: currentColor; opacity: .5; animation: kc-blink 1s steps(2) infinite; }
-.kelron-chat .kc-empty { display: grid; place-items: center; height: 390px; text-align: center;
+.kelron-chat .kc-empty { display: grid; place-items: center; height: 430px; text-align: center;
   color: var(--kc-quiet); }
 .kelron-chat .kc-status { overflow-wrap: anywhere; font-size: 12px; line-height: 20px; color: var(--kc-quiet); }
 .kelron-chat .kc-warn { display: inline-block; padding: 0 8px; border-radius: 6px; color: var(--kc-bad);

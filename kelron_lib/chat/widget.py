@@ -95,7 +95,7 @@ class ChatPanel:
         self.turns = widgets.VBox([self._empty])
         self.turns.add_class("kc-turns")
         # A reversed column keeps its scroll position at the end, so the newest text stays in view.
-        self._transcript = widgets.VBox([self.turns], layout={"height": "420px"})
+        self._transcript = widgets.VBox([self.turns], layout={"height": "460px"})
         self._transcript.add_class("kc-transcript")
         self.status = widgets.HTML(markup.status(""))
 

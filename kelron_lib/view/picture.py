@@ -47,11 +47,11 @@ STYLE = """<style>
 .kelron-view .kv-along { grid-column: 2; display: flex; flex-wrap: wrap; justify-content: space-between; }
 .kelron-view .kv-keys i { display: inline-block; width: 14px; height: 0; border-top: 3px solid; vertical-align: middle;
   margin: 0 4px 0 10px; }
-.kelron-view .jupyter-widget-Collapse { margin: 10px 0 0; border: 0; }
+.kelron-view .jupyter-widget-Collapse { margin: 10px 0 0 -8px; border: 0; }
 .kelron-view .jupyter-widget-Collapse-header { padding: 0; border: 0; background: none; font-size: 12px;
   color: var(--kv-soft); cursor: pointer; }
 .kelron-view .jupyter-widget-Collapse-header:focus-visible { outline: 2px solid var(--kv-valid); outline-offset: 2px; }
-.kelron-view .jupyter-widget-Collapse-contents { padding: 6px 0 0; border: 0; background: none; color: inherit; }
+.kelron-view .jupyter-widget-Collapse-contents { padding: 6px 0 0 8px; border: 0; background: none; color: inherit; }
 .kelron-view .kv-said { display: flex; flex-direction: column-reverse; max-height: 220px; overflow: auto; }
 .kelron-view .kv-said pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font-size: 12px;
   color: inherit; background: none; }
