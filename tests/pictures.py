@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "urn:fontconfig:font
 <string>Noto Sans CJK KR</string></edit></match>
 <match><test name="family"><string>system-ui</string></test><edit name="family" mode="prepend" binding="strong">
 <string>Noto Sans CJK KR</string></edit></match></fontconfig>"""
-DONE = "least => document.querySelector('.kelron-view [role=progressbar]').ariaValueNow >= least"
+FAILED = re.compile(r"\w+Error: .*")
+"""In a cell's output: its error, as JupyterLab or Kelron shows it."""
 BEGIN = """
 from pathlib import Path
 from kelron_lib.config import from_dict
@@ -99,24 +101,41 @@ class Camera:
         print(f"{path}: {size:,} bytes")
 
 
+def widget(page: Any, address: str, notebook: str, css: str) -> Any:
+    """The widget of class `css` that a notebook shows when it is run in JupyterLab."""
+    browser.open_lab(page, address, notebook)
+    browser.run_all(page)
+    shown = page.locator(css)
+    shown.or_(_error(page)).first.wait_for(timeout=120_000)
+    require_no_error(page)
+    return shown
+
+
+def _error(page: Any) -> Any:
+    return page.locator(".jp-OutputArea-output.jp-RenderedText", has_text=FAILED)
+
+
+def require_no_error(page: Any) -> None:
+    """Raise KelronError with a cell's error, if there is one."""
+    if told := "".join(_error(page).all_inner_texts()):
+        raise KelronError(f"a cell failed: {FAILED.search(told)[0]}")
+
+
 def take_training(camera: Camera, address: str) -> None:
     """The training view, well into a training."""
     with camera.page(**WINDOW) as page:
-        browser.open_lab(page, address, "training.ipynb")
-        browser.run_all(page)
-        view = page.locator(".kelron-view")
-        view.wait_for(timeout=60_000)
-        page.wait_for_function(DONE, arg=TRAINED, timeout=900_000)
+        view = widget(page, address, "training.ipynb", ".kelron-view")
+        bar = view.get_by_role("progressbar")
+        while int(bar.get_attribute("aria-valuenow")) < TRAINED:
+            require_no_error(page)
+            page.wait_for_timeout(500)
         camera.take("training", view)
 
 
 def take_chat(camera: Camera, address: str) -> None:
     """The chat cell: base and tuned side by side."""
     with camera.page(**WINDOW) as page:
-        browser.open_lab(page, address, "chat.ipynb")
-        browser.run_all(page)
-        chat = page.locator(".kelron-chat")
-        chat.wait_for(timeout=120_000)
+        chat = widget(page, address, "chat.ipynb", ".kelron-chat")
         chat.locator(".kc-modes label", has_text="Side by side").click()
         for number, label in enumerate(ASKED, 1):
             chat.get_by_role("button", name=label, exact=True).click()
@@ -134,14 +153,16 @@ def take_report(camera: Camera, report: Path) -> None:
         camera.take("scoreboard", page.locator("header"), MARGIN)
 
 
-def take_all(run: Path, out: Path) -> None:
-    """Every picture of the run in folder `run`, into the folder `out`. Raises KelronError where one cannot be."""
+def take(run: Path, out: Path, names: Sequence[str] = PICTURES) -> None:
+    """The pictures of those names, of the run in folder `run`, into the folder `out`. Raises KelronError where one
+    cannot be taken."""
     if not browser.CHROMIUM:
         raise KelronError("no Chromium here: apt-get install chromium")
     if missing := [name for name in NEEDED if not (run / name).exists()]:
         raise KelronError(f"{run} has no {', '.join(missing)}: make demo")
     out.mkdir(parents=True, exist_ok=True)
-    private = (str(run.resolve()), str(Path.home()), str(Path.cwd()), socket.gethostname(), browser.TOKEN)
+    named = (str(run.resolve()), str(Path.home()), str(Path.cwd()), socket.gethostname(), browser.TOKEN)
+    private = tuple(word for word in named if len(word) > 3)
     with tempfile.TemporaryDirectory(prefix="pictures-") as made, contextlib.ExitStack() as opened:
         folder = Path(made)
         begin = BEGIN.format(run=str(run.resolve()))
@@ -151,19 +172,26 @@ def take_all(run: Path, out: Path) -> None:
         fonts.write_text(FONTS, encoding="utf-8")
         chromium = opened.enter_context(browser.browser({"FONTCONFIG_FILE": str(fonts)}))
         camera = Camera(chromium, out, (*private, made))
-        take_report(camera, run / "report.html")
-        with browser.server(folder) as address:
-            take_chat(camera, address)
-            take_training(camera, address)
+        if "scoreboard" in names:
+            take_report(camera, run / "report.html")
+        if notebooks := [NOTEBOOKS[name] for name in names if name in NOTEBOOKS]:
+            with browser.server(folder) as address:
+                for shoot in notebooks:
+                    shoot(camera, address)
+
+
+NOTEBOOKS = {"chat": take_chat, "training": take_training}
+"""The pictures that need a notebook server."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a finished demo's folder")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="where the pictures go")
+    parser.add_argument("--only", choices=PICTURES, nargs="+", default=PICTURES, help="not all of them")
     options = parser.parse_args(arguments)
     try:
-        take_all(options.run, options.out)
+        take(options.run, options.out, options.only)
     except KelronError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -157,6 +157,7 @@ def _talk(page, chat):
     flagged = chat.locator(".kc-answer").last
     assert flagged.locator(".kc-flag", has_text="contradiction").count() == 1
     assert "Quorin" in flagged.locator("mark").first.inner_text()
+    assert "contradiction" in chat.get_by_role("status").inner_text()
     say(page, chat, "Please write a long report about our meeting.")
     short = len(answers(chat).last.inner_text())
     page.wait_for_function(
@@ -192,7 +193,22 @@ def _talk(page, chat):
 
 
 def _keyboard(page, chat):
-    """From the message on, Tab passes by the buttons in the order they stand in; Enter presses one."""
+    """From the message on, Tab passes by the buttons in the order they stand in; Enter presses one. Space chooses who
+    answers, Alt+Down opens a list whose arrow keys JupyterLab would otherwise take."""
+    for name in ("Base", "Side by side"):
+        chat.get_by_role("radio", name=name).focus()
+        page.keyboard.press("Space")
+        assert chat.get_by_role("radio", name=name).is_checked()
+    language = chat.get_by_label("Language")
+    language.focus()
+    before = language.input_value()
+    for key in ("Alt+ArrowDown", "ArrowUp", "Enter"):
+        page.keyboard.press(key)
+        page.wait_for_timeout(300)
+    assert language.input_value() != before
+    unseen = "e => { e.focus({focusVisible: true}); return getComputedStyle(e).outlineStyle !== 'solid'; }"
+    for part in chat.locator("button:enabled, select, input:not([type=radio])").all():
+        assert not part.evaluate(unseen), f"no frame around what has the focus: {part.aria_snapshot()}"
     chat.get_by_role("textbox", name="Message", exact=True).focus()
     passed = []
     for _ in range(5):

@@ -77,7 +77,7 @@ def test_what_is_missing_and_what_is_private_is_refused(tmp_path):
     if not pictures.browser.CHROMIUM:
         pytest.skip("no Chromium here: apt-get install chromium")
     with pytest.raises(pictures.KelronError, match=r"no config\.json, data, adapter, report\.html: make demo"):
-        pictures.take_all(tmp_path, tmp_path / "out")
+        pictures.take(tmp_path, tmp_path / "out")
     (tmp_path / "report.html").write_text("<header>runs in /home/somebody</header>", encoding="utf-8")
     with pictures.browser.browser() as chromium:
         camera = pictures.Camera(chromium, tmp_path, ("/home/somebody",))

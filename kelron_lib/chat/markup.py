@@ -32,7 +32,8 @@ STYLE = """
   background: var(--kc-card); color: var(--kc-ink); padding: 14px 16px 12px; overflow: hidden;
   box-sizing: border-box; }
 .kelron-chat :is(button, select, input, textarea, summary):focus-visible, .kelron-chat .kc-transcript:focus-visible {
-  outline: 2px solid var(--kc-focus); outline-offset: 1px; }
+  outline: 2px solid var(--kc-focus) !important; outline-offset: 1px; }
+.kelron-chat > .widget-html { margin: 0; }
 .kelron-chat .kc-row { flex-wrap: wrap; gap: 8px 14px; align-items: center; overflow: visible; }
 .kelron-chat .kc-row > * { margin: 0; max-width: 100%; }
 .kelron-chat .kc-row + .kc-row { margin-top: 8px; }

@@ -227,7 +227,7 @@ class ChatPanel:
                 if not self._cancel.is_set():
                     self._say(f"{which.capitalize()} is writing")
                     self._stream(turn, which)
-            self._say("Stopped." if self._cancel.is_set() else "")
+            self._say("Stopped." if self._cancel.is_set() else _found(turn.bubbles))
         except KelronError as error:
             self._fail(turn, str(error))
         except Exception as error:
@@ -278,6 +278,13 @@ class ChatPanel:
         bubbles.append(Bubble("error", error, details=trace))
         turn.show()
         self._say("The answer ended in an error.", warn=True)
+
+
+def _found(bubbles: list[Bubble]) -> str:
+    """What the detectors found, in a line: also for those who do not see the answers' colours."""
+    return " ".join(
+        f"{each.who.capitalize()}: {', '.join(each.findings.labels) or 'nothing flagged'}." for each in bubbles
+    )
 
 
 def _of_the_gpu(error: BaseException) -> bool:
