@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo prove test slow lint fix bench soak clean
+.PHONY: help setup demo prove test slow lint fix bench pictures soak clean
 
 help:  ## List the targets
 	@echo "Kelron: give an open LLM a new identity on free GPUs"
@@ -58,6 +58,11 @@ fix: $(READY)  ## Format and mend what ruff can mend
 bench: $(READY)  ## Measure speed on this machine; see benchmarks/
 	@echo "== benchmarks"
 	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+pictures: $(READY)  ## Take README's pictures of runs/demo (made first if missing) in a real browser, into docs/
+	@echo "== pictures, into docs/"
+	@test -f runs/demo/report.html || $(MAKE) demo
+	@$(BIN)/python tests/pictures.py --run runs/demo --out docs
 
 soak: $(READY)  ## Kill training 200 times at random moments (about an hour), table into docs/reliability.md
 	@echo "== soak"

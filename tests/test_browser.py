@@ -13,7 +13,20 @@ import pytest
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
 
-from browser import TOKEN, Messages, browser, notebook, open_lab, run_all, server
+from browser import (
+    DARK,
+    LIGHT,
+    TOKEN,
+    Messages,
+    browser,
+    idle,
+    notebook,
+    open_lab,
+    pale_text,
+    run_all,
+    server,
+    set_theme,
+)
 from conftest import SMALL
 
 from kelron_lib.evaluate.answers_file import FLAGGED_FILE, score_file
@@ -176,12 +189,6 @@ def answers(chat):
     return chat.locator(".kc-answer .kc-text")
 
 
-def idle(chat):
-    """Wait until no answer is being written."""
-    chat.locator(".kc-caret").wait_for(state="detached", timeout=20_000)
-    chat.get_by_role("button", name="Stop").and_(chat.page.locator(":disabled")).wait_for(timeout=20_000)
-
-
 def say(page, chat, text):
     box = chat.get_by_role("textbox", name="Message", exact=True)
     box.fill(text)
@@ -201,6 +208,7 @@ def test_training_view_and_chat_in_jupyterlab(lab, folder, tmp_path):
     _keyboard(page, chat)
     _saved(page, chat, folder, tmp_path)
     _widths(page, chat)
+    _themes(page, chat)
     assert not errors, errors
 
 
@@ -256,10 +264,12 @@ def _training(page):
     assert view.is_visible(), page.locator(".jp-OutputArea").first.inner_text()
     steps = view.get_by_text(re.compile(r"^step \d+ of"))
     steps.wait_for(timeout=60_000)
+    view.get_by_text("What it said").click()
     first = steps.inner_text()
     page.wait_for_function(
         "first => !document.querySelector('.kelron-view').innerText.includes(first)", arg=first, timeout=60_000
     )
+    assert view.get_by_role("region", name="What it said").is_visible(), "the view closed what somebody had opened"
     view.get_by_text("Finished", exact=True).wait_for(timeout=90_000)
 
 
@@ -286,6 +296,7 @@ def _talk(page, chat):
     flagged = chat.locator(".kc-answer").last
     assert flagged.locator(".kc-flag", has_text="contradiction").count() == 1
     assert "Quorin" in flagged.locator("mark").first.inner_text()
+    assert "contradiction" in chat.get_by_role("status").inner_text()
     say(page, chat, "Please write a long report about our meeting.")
     short = len(answers(chat).last.inner_text())
     page.wait_for_function(
@@ -321,7 +332,22 @@ def _talk(page, chat):
 
 
 def _keyboard(page, chat):
-    """From the message on, Tab passes by the buttons in the order they stand in; Enter presses one."""
+    """From the message on, Tab passes by the buttons in the order they stand in; Enter presses one. Space chooses who
+    answers, Alt+Down opens a list whose arrow keys JupyterLab would otherwise take."""
+    for name in ("Base", "Side by side"):
+        chat.get_by_role("radio", name=name).focus()
+        page.keyboard.press("Space")
+        assert chat.get_by_role("radio", name=name).is_checked()
+    language = chat.get_by_label("Language")
+    language.focus()
+    before = language.input_value()
+    for key in ("Alt+ArrowDown", "ArrowUp", "Enter"):
+        page.keyboard.press(key)
+        page.wait_for_timeout(300)
+    assert language.input_value() != before
+    unseen = "e => { e.focus({focusVisible: true}); return getComputedStyle(e).outlineStyle !== 'solid'; }"
+    for part in chat.locator("button:enabled, select, input:not([type=radio])").all():
+        assert not part.evaluate(unseen), f"no frame around what has the focus: {part.aria_snapshot()}"
     chat.get_by_role("textbox", name="Message", exact=True).focus()
     passed = []
     for _ in range(5):
@@ -354,6 +380,22 @@ def _widths(page, chat):
         for part in chat.locator("button, select, input:not([type=radio]), .kc-answer").all():
             box = part.bounding_box()
             assert box is None or box["x"] + box["width"] <= right + 1, (width, part.aria_snapshot())
+        message, send, stop = (
+            chat.get_by_role(role, name=name, exact=True).bounding_box()["y"]
+            for role, name in (("textbox", "Message"), ("button", "Send"), ("button", "Stop"))
+        )
+        assert abs(message - stop) < 4, width
+        assert abs(send - stop) < 1, width
+
+
+def _themes(page, chat):
+    """Text stands out from what is behind it in both themes, also where an answer is marked."""
+    assert chat.locator("mark").count()
+    for theme in (DARK, LIGHT):
+        set_theme(page, theme)
+        for part in (chat, page.locator(".kelron-view")):
+            assert pale_text(part) == [], theme
+            assert pale_text(part, 21.5), "this finds nothing"
 
 
 def test_chat_in_voila(chromium, address):

@@ -417,6 +417,8 @@ def test_widget_shows_flags_with_their_spans(tokenizer, persona, cfg, scripted):
     panel.wait(10)
     value = panel.newest.value
     assert '<span class="kc-flag">loop</span>' in value
+    assert "Base: " in panel.status.value
+    assert "loop" in panel.status.value
     assert "<mark>부장매다." in value
 
 

@@ -131,7 +131,6 @@ def test_tensorboard_gets_the_figures(tmp_path, monkeypatch):
 
 def test_tensorboard_itself_reads_the_curve_of_a_run_that_was_cut(tmp_path):
     """By TensorBoard's own reader: what a killed session did after its last backup is in no curve twice."""
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed (it is no dependency)")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     memory = [{"device": "GPU 0", "used": 13 * 2**30, "limit": 14 * 2**30}]

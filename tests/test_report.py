@@ -378,7 +378,8 @@ def test_no_loss_stands_above_the_highest_line(low, high, expected):
     losses = [{"step": 1, "loss": high}, {"step": 2, "loss": low}]
     plot = loss_plot(losses, [])
     told = [
-        (float(label), float(y) + 4) for y, label in re.findall(r'<text x="0" y="([0-9.]+)">([0-9.e-]+)</text>', plot)
+        (float(label), float(y) + 4)
+        for y, label in re.findall(r'<text class="level" x="0" y="([0-9.]+)">([0-9.e-]+)</text>', plot)
     ]
     assert [label for label, _ in told] == expected
     heights = [y for _, y in told]

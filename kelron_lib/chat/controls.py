@@ -16,11 +16,12 @@ SHORTEST = 8
 """Least answer length on offer, tokens."""
 
 
-def _row(*parts: Any) -> Any:
+def _row(*parts: Any, name: str) -> Any:
+    """A row of widgets; `name` is for the style sheet."""
     import ipywidgets as widgets
 
     row = widgets.HBox(parts)
-    row.add_class("kc-row")
+    row.add_class("kc-row").add_class(f"kc-{name}")
     return row
 
 
@@ -91,7 +92,7 @@ class Settings:
         self.own_system.add_class("kc-nolabel")
         self.system.observe(self._show_own_system, "value")
         self.rows = [
-            _row(self.mode, self.language, self.system, self.temperature, self.length, self.kind),
+            _row(self.mode, self.language, self.system, self.temperature, self.length, self.kind, name="settings"),
             self.own_system,
         ]
 
@@ -122,7 +123,7 @@ class Entry:
         import ipywidgets as widgets
 
         self.text = widgets.Text(
-            placeholder="Write a message; Enter sends it", description="Message", layout={"width": "auto"}
+            placeholder="A message; Enter sends it", description="Message", layout={"width": "auto"}
         )
         self.text.add_class("kc-input").add_class("kc-nolabel")
         # The front end's own message for Enter: watching the value would also send on leaving the box.
@@ -139,8 +140,8 @@ class Entry:
         )
         self.plain.add_class("kc-nolabel")
         self.rows = [
-            _row(self.text, self.send, self.stop),
-            _row(self.regenerate, self.copy, self.save, self.clear),
+            _row(self.text, self.send, self.stop, name="entry"),
+            _row(self.regenerate, self.copy, self.save, self.clear, name="actions"),
             self.plain,
         ]
 
@@ -168,5 +169,4 @@ class Probes:
 
             self.buttons.append(button(short.format(incumbent=name), asked, press))
         title = widgets.HTML('<span class="kc-note">Try</span>')
-        self.row = _row(title, *self.buttons)
-        self.row.add_class("kc-probes")
+        self.row = _row(title, *self.buttons, name="probes")

@@ -16,22 +16,34 @@ _CODE = re.compile(r"`([^`\n]+)`")
 _MARKS = {"\ue200": "<mark>", "\ue201": "</mark>"}  # private use: they stand for tags until all is escaped
 _HEADING = re.compile(r"^#{1,6} +(.+)$", re.MULTILINE)
 
+# Colours of our own are mixed with the page's text colour: dark on a light page, light on a dark one, whatever a front
+# end calls its themes.
 STYLE = """
 <style>
-.kelron-chat { --kc-soft: rgba(127, 137, 150, .1); --kc-line: rgba(127, 137, 150, .35);
-  --kc-quiet: var(--jp-ui-font-color1, #59626e); --kc-card: var(--jp-layout-color1, #fff);
-  --kc-accent: #2457c5; --kc-bad: #9d1a33; --kc-bad-soft: #fde7ea;
-  max-width: 960px; border: 1px solid var(--kc-line); border-radius: 12px; background: var(--kc-card);
-  color: var(--jp-ui-font-color0, #1a1d21); padding: 14px 16px 12px; overflow: hidden; box-sizing: border-box; }
+.kelron-chat { --kc-ink: var(--jp-ui-font-color0, #1a1d21); --kc-card: var(--jp-layout-color1, #fff);
+  --kc-soft: rgba(127, 137, 150, .1); --kc-line: rgba(127, 137, 150, .35);
+  --kc-quiet: color-mix(in srgb, var(--kc-ink) 74%, var(--kc-card)); --kc-accent: #2457c5;
+  --kc-focus: color-mix(in oklab, #2f6fe4 72%, var(--kc-ink));
+  --kc-bad: color-mix(in oklab, #dd2a50 58%, var(--kc-ink));
+  --kc-bad-soft: color-mix(in oklab, #dd2a50 14%, var(--kc-card));
+  --jp-widgets-dropdown-arrow: url("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18'%3E\
+%3Cpath d='m5 7.5 4 4 4-4' fill='none' stroke='%237f8996' stroke-width='2'/%3E%3C/svg%3E");
+  container-type: inline-size; width: 100%; max-width: 960px; border: 1px solid var(--kc-line); border-radius: 12px;
+  background: var(--kc-card); color: var(--kc-ink); padding: 14px 16px 12px; overflow: hidden;
+  box-sizing: border-box; }
+.kelron-chat :is(button, select, input, textarea, summary):focus-visible, .kelron-chat .kc-transcript:focus-visible {
+  outline: 2px solid var(--kc-focus) !important; outline-offset: 1px; }
+.kelron-chat > .widget-html { margin: 0; }
 .kelron-chat .kc-row { flex-wrap: wrap; gap: 8px 14px; align-items: center; overflow: visible; }
 .kelron-chat .kc-row > * { margin: 0; max-width: 100%; }
 .kelron-chat .kc-row + .kc-row { margin-top: 8px; }
 .kelron-chat .widget-textarea { margin: 8px 0 0; max-width: 100%; box-sizing: border-box; }
 .kelron-chat .kc-probes { gap: 6px 8px; margin-top: 10px; }
+.kelron-chat :lang(ko) { word-break: keep-all; }
 .kelron-chat .kc-probes button { border-radius: 999px; padding: 0 12px; font-size: 12px; line-height: 26px;
   height: 26px; }
 .kelron-chat input[type="number"] { min-width: 0; }
-body[data-jp-theme-light="false"] .kelron-chat, .theme-dark .kelron-chat { --kc-bad: #ffb3c1; --kc-bad-soft: #4a1a26; }
+.kelron-chat option { background: var(--kc-card); color: var(--kc-ink); }
 /* Labels that only a screen reader needs */
 .kelron-chat .kc-hidden, .kelron-chat .kc-nolabel > .widget-label { position: absolute; width: 1px; height: 1px;
   overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
@@ -42,8 +54,8 @@ body[data-jp-theme-light="false"] .kelron-chat, .theme-dark .kelron-chat { --kc-
 .kelron-chat .kc-modes label { margin: 0; padding: 0 12px; height: 26px; line-height: 26px; border-radius: 7px;
   width: auto; cursor: pointer; color: var(--kc-quiet); }
 .kelron-chat .kc-modes label:has(:checked) { background: var(--kc-card); color: inherit; font-weight: 600;
-  box-shadow: 0 1px 2px rgba(0, 0, 0, .25); }
-.kelron-chat .kc-modes label:has(:focus-visible) { outline: 2px solid var(--kc-accent); }
+  box-shadow: 0 0 0 1px var(--kc-line), 0 1px 2px rgba(0, 0, 0, .2); }
+.kelron-chat .kc-modes label:has(:focus-visible) { outline: 2px solid var(--kc-focus); }
 .kelron-chat .kc-modes input { position: absolute; opacity: 0; width: 1px; height: 1px; margin: 0; }
 .kelron-chat .kc-transcript { display: flex; flex-direction: column-reverse; overflow-y: auto;
   overscroll-behavior: contain; position: relative; margin: 12px 0 4px; padding: 6px 12px 12px; border-radius: 10px;
@@ -76,14 +88,24 @@ body[data-jp-theme-light="false"] .kelron-chat, .theme-dark .kelron-chat { --kc-
 .kelron-chat .kc-answer summary { cursor: pointer; font-size: 12px; color: var(--kc-quiet); }
 .kelron-chat .kc-caret::after { content: ""; display: inline-block; width: 7px; height: 1em; margin-left: 2px;
   vertical-align: text-bottom; background: currentColor; opacity: .5; animation: kc-blink 1s steps(2) infinite; }
-.kelron-chat .kc-empty { display: grid; place-items: center; height: 390px; text-align: center;
+.kelron-chat .kc-empty { display: grid; place-items: center; height: 430px; text-align: center;
   color: var(--kc-quiet); }
 .kelron-chat .kc-status { overflow-wrap: anywhere; font-size: 12px; line-height: 20px; color: var(--kc-quiet); }
 .kelron-chat .kc-warn { display: inline-block; padding: 0 8px; border-radius: 6px; color: var(--kc-bad);
   background: var(--kc-bad-soft); }
-.kelron-chat .kc-input { flex: 1 1 260px; min-width: 0; width: auto; position: relative; }
+.kelron-chat .kc-entry { flex-wrap: nowrap; gap: 8px; }
+.kelron-chat .kc-input { flex: 1 1 auto; min-width: 0; width: auto; position: relative; }
 .kelron-chat .kc-input input { border-radius: 7px; }
-.kelron-chat .kc-row button { border-radius: 7px; }
+.kelron-chat .kc-row button { flex: none; border-radius: 7px; }
+@container (max-width: 520px) {
+  .kelron-chat .kc-settings { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 6px 12px;
+    align-items: end; }
+  .kelron-chat .kc-settings > .kc-modes { grid-column: 1 / -1; justify-self: start; }
+  .kelron-chat .kc-settings > :not(.kc-modes) { flex-direction: column; align-items: stretch; height: auto;
+    width: auto !important; }
+  .kelron-chat .kc-settings > :not(.kc-modes) > label { width: auto; margin: 0; text-align: left; line-height: 20px; }
+  .kelron-chat .kc-settings > :not(.kc-modes) > :is(select, input) { flex: none; width: 100%; height: 28px; }
+}
 @keyframes kc-blink { to { opacity: 0; } }
 @media (prefers-reduced-motion: reduce) { .kelron-chat .kc-caret::after { animation: none; } }
 </style>
@@ -146,9 +168,12 @@ def _inline(escaped: str) -> str:
 
 def turn(prompt: str, language: str, bubbles: Sequence[Bubble]) -> str:
     """A question and the answers to it, side by side where there is room."""
-    user = f'<div class="kc-bubble kc-user"><span class="kc-hidden">You: </span>{safe(prompt)}</div>'
+    spoken = f'lang="{safe(language)}"'
+    user = (
+        f'<div class="kc-bubble kc-user"><span class="kc-hidden">You: </span><span {spoken}>{safe(prompt)}</span></div>'
+    )
     one = " kc-one" if len(bubbles) == 1 else ""
-    return f'{user}<div class="kc-answers{one}" lang="{safe(language)}">{"".join(map(_bubble, bubbles))}</div>'
+    return f'{user}<div class="kc-answers{one}" {spoken}>{"".join(map(_bubble, bubbles))}</div>'
 
 
 def _bubble(bubble: Bubble) -> str:
@@ -159,7 +184,7 @@ def _bubble(bubble: Bubble) -> str:
     return (
         f'<div class="kc-bubble kc-answer kc-{safe(bubble.who)}"><span class="kc-who">{safe(bubble.who)}</span>'
         f'<span class="{caret}">{formatted(bubble.text, bubble.findings.spans)}</span>{note}'
-        + (f'<div aria-label="Flags">{flags}</div>' if flags else "")
+        + (f'<div role="group" aria-label="Flags">{flags}</div>' if flags else "")
         + (folded if bubble.details else "")
         + "</div>"
     )

@@ -99,7 +99,7 @@ class ChatPanel:
         self.turns.add_class("kc-turns")
         self._show_none()
         # A reversed column keeps its scroll position at the end, so the newest text stays in view.
-        self._transcript = widgets.VBox([self.turns], layout={"height": "420px"})
+        self._transcript = widgets.VBox([self.turns], layout={"height": "460px"})
         self._transcript.add_class("kc-transcript")
         self.status = widgets.HTML(markup.status(""))
 
@@ -230,7 +230,7 @@ class ChatPanel:
                 if not self._cancel.is_set():
                     self._say(f"{which.capitalize()} is writing")
                     self._stream(turn, which)
-            self._say("Stopped." if self._cancel.is_set() else "")
+            self._say("Stopped." if self._cancel.is_set() else _found(turn.bubbles))
         except KelronError as error:
             self._fail(turn, _sentence(error))
         except Exception as error:
@@ -287,6 +287,13 @@ def _sentence(error: KelronError) -> str:
     """An error's line as a page says it; names in it stay as they are written."""
     line = str(error)
     return f"{line[:1].upper()}{line[1:]}."
+
+
+def _found(bubbles: list[Bubble]) -> str:
+    """What the detectors found, in a line: also for those who do not see the answers' colours."""
+    return " ".join(
+        f"{each.who.capitalize()}: {', '.join(each.findings.labels) or 'nothing flagged'}." for each in bubbles
+    )
 
 
 def _of_the_gpu(error: BaseException) -> bool:

@@ -45,6 +45,7 @@ section > h2 + p { margin-top: 0.5rem; color: var(--soft); max-width: 44rem; }
 .tile { padding: 1.25rem 1.5rem 1.35rem; box-shadow: -1px -1px 0 var(--line); }
 .tile .number { font: 500 2.25rem/1.1 var(--serif); letter-spacing: -0.02em; margin: 0.5rem 0 0.6rem;
   white-space: nowrap; }
+.tile h3 { height: 1.4rem; line-height: 1.4rem; }
 .tile svg { margin: 0.35rem 0 0.5rem; }
 .tile .was { margin-top: 0.1rem; }
 
@@ -85,6 +86,7 @@ figure { margin: 1.5rem 0 0; }
 .plot polyline { fill: none; vector-effect: non-scaling-stroke; stroke-linejoin: round; }
 .plot .raw { stroke: var(--tuned); opacity: 0.28; stroke-width: 1; }
 .plot .smooth { stroke: var(--tuned); stroke-width: 2; } .plot .held { stroke: var(--base); stroke-width: 2; }
+.plot .level { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; stroke-linejoin: round; }
 .plot .dot { fill: var(--card); stroke: var(--base); stroke-width: 2; }
 figcaption { display: flex; flex-wrap: wrap; gap: 0.25rem 1.5rem; margin-top: 0.75rem; color: var(--soft);
   font-size: 0.8125rem; }

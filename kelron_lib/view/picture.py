@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from math import ceil
 
 from kelron_lib.runtime import duration
 from kelron_lib.verify import age_words, size_words
 from kelron_lib.view.state import Point, Progress
 
+# Colours of our own are mixed with the page's text colour: dark on a light page, light on a dark one, whatever a front
+# end calls its themes.
 STYLE = """<style>
-.kelron-view { --kv-line: rgba(127, 137, 150, .3); --kv-soft: var(--jp-ui-font-color2, #59626e); --kv-train: #8a5a14;
-  --kv-valid: #0b6b68; --kv-bad: #9d1a33; container-type: inline-size; max-width: 960px; box-sizing: border-box;
-  border: 1px solid var(--kv-line); border-radius: 12px; padding: 14px 16px; line-height: 1.45;
-  color: var(--jp-ui-font-color0, #1a1d21); background: var(--jp-layout-color1, #fff); font-size: 14px; }
-body[data-jp-theme-light="false"] .kelron-view, .theme-dark .kelron-view { --kv-train: #d9a55b; --kv-valid: #58c4ba;
-  --kv-bad: #ff8ba3; }
+.kelron-view { --kv-ink: var(--jp-ui-font-color0, #1a1d21); --kv-card: var(--jp-layout-color1, #fff);
+  --kv-line: rgba(127, 137, 150, .3); --kv-soft: color-mix(in srgb, var(--kv-ink) 70%, var(--kv-card));
+  --kv-train: color-mix(in oklab, #c07818 68%, var(--kv-ink));
+  --kv-valid: color-mix(in oklab, #0b9a90 68%, var(--kv-ink));
+  --kv-bad: color-mix(in oklab, #dd2a50 66%, var(--kv-ink));
+  container-type: inline-size; width: 100%; max-width: 960px; box-sizing: border-box; overflow: hidden;
+  border: 1px solid var(--kv-line); border-radius: 12px; padding: 14px 16px; color: var(--kv-ink);
+  background: var(--kv-card); }
+.kelron-view .widget-html { margin: 0; width: auto; }
+.kelron-view .widget-html-content { line-height: 1.45; font-size: 14px; color: inherit; }
 .kelron-view p { margin: 0; }
-.kelron-view .kv-head { display: flex; flex-wrap: wrap; gap: 0 16px; justify-content: space-between; }
+.kelron-view .kv-head { display: flex; flex-wrap: wrap; gap: 0 16px; justify-content: space-between;
+  align-items: baseline; }
 .kelron-view .kv-head b { font-size: 16px; }
 .kelron-view .kv-bar { height: 10px; border-radius: 5px; background: var(--kv-line); overflow: hidden;
   margin: 8px 0 12px; }
 .kelron-view .kv-bar > div { height: 100%; background: var(--kv-valid); }
 .kelron-view .kv-tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(136px, 1fr)); gap: 10px 18px;
   margin: 0; }
+@container (min-width: 760px) { .kelron-view .kv-tiles { grid-template-columns: repeat(var(--kv-columns), 1fr); } }
 .kelron-view .kv-name { color: var(--kv-soft); font-size: 12px; font-weight: 400; }
 .kelron-view .kv-value { margin: 0; font-size: 18px; font-variant-numeric: tabular-nums; }
-.kelron-view .kv-value small { display: block; font-size: 12px; color: var(--kv-soft); }
-.kelron-view .kv-short { color: var(--kv-bad); font-weight: 600; }
+.kelron-view .kv-value small { display: block; font-size: 12px; color: var(--kv-soft); text-wrap: balance; }
+.kelron-view .kv-value .kv-short { color: var(--kv-bad); font-weight: 600; }
 .kelron-view .kv-chart { display: grid; grid-template-columns: auto 1fr; gap: 4px 8px; margin-top: 14px;
   font-size: 12px; color: var(--kv-soft); }
 .kelron-view svg { display: block; width: 100%; height: 150px; overflow: visible;
@@ -38,24 +47,38 @@ body[data-jp-theme-light="false"] .kelron-view, .theme-dark .kelron-view { --kv-
 .kelron-view .kv-along { grid-column: 2; display: flex; flex-wrap: wrap; justify-content: space-between; }
 .kelron-view .kv-keys i { display: inline-block; width: 14px; height: 0; border-top: 3px solid; vertical-align: middle;
   margin: 0 4px 0 10px; }
-.kelron-view details { margin-top: 10px; font-size: 12px; }
-.kelron-view pre { max-height: 220px; overflow: auto; white-space: pre-wrap; margin: 6px 0 0; font-size: 12px; }
+.kelron-view .jupyter-widget-Collapse { margin: 10px 0 0 -8px; border: 0; }
+.kelron-view .jupyter-widget-Collapse-header { padding: 0; border: 0; background: none; font-size: 12px;
+  color: var(--kv-soft); cursor: pointer; }
+.kelron-view .jupyter-widget-Collapse-header:focus-visible { outline: 2px solid var(--kv-valid); outline-offset: 2px; }
+.kelron-view .jupyter-widget-Collapse-contents { padding: 6px 0 0 8px; border: 0; background: none; color: inherit; }
+.kelron-view .kv-said { display: flex; flex-direction: column-reverse; max-height: 220px; overflow: auto; }
+.kelron-view .kv-said pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font-size: 12px;
+  color: inherit; background: none; }
 </style>"""
 WIDTH, HEIGHT = 600, 150
 """The chart's drawing units."""
 LINES_SHOWN = 200
 MOST_POINTS = 300
 """Of a curve; more would be finer than a screen."""
+MOST_COLUMNS = 6
+"""Of tiles, where there is room."""
 _STATES = {"finished": "Finished", "budget": "Session over", "stopped": "Stopped", "failed": "Failed"}
 
 
-def picture(progress: Progress, *, now: float, budget: float, lines: Sequence[str] = ()) -> str:
-    """The whole block. now: seconds since the epoch; budget: seconds that a session has; lines: what was said."""
-    said = "\n".join(lines[-LINES_SHOWN:])
-    log = f"<details><summary>What it said</summary><pre>{html.escape(said)}</pre></details>" if lines else ""
-    tiles = f'<div class="kv-tiles">{_tiles(progress, now, budget)}</div>'
-    body = f"{_head(progress)}{_bar(progress)}{tiles}{_chart(progress)}{log}"
-    return f'{STYLE}<div class="kelron-view" role="group" aria-label="Training">{body}</div>'
+def picture(progress: Progress, *, now: float, budget: float) -> str:
+    """The whole block but for STYLE. now: seconds since the epoch; budget: seconds that a session has."""
+    tiles = _tiles(progress, now, budget)
+    columns = ceil(len(tiles) / ceil(len(tiles) / MOST_COLUMNS)) if tiles else 1  # rows as even as can be
+    shown = f'<div class="kv-tiles" style="--kv-columns: {columns}">{"".join(tiles)}</div>'
+    body = f"{_head(progress)}{_bar(progress)}{shown}{_chart(progress)}"
+    return f'<div role="group" aria-label="Training">{body}</div>'
+
+
+def log(lines: Sequence[str]) -> str:
+    """What was said, its end in view."""
+    said = html.escape("\n".join(lines[-LINES_SHOWN:]))
+    return f'<div class="kv-said" role="region" aria-label="What it said" tabindex="0"><pre>{said}</pre></div>'
 
 
 def _head(progress: Progress) -> str:
@@ -87,14 +110,13 @@ def _tile(name: str, value: str, small: str = "", css: str = "") -> str:
     return f'<div><div class="kv-name">{name}</div><div class="kv-value">{value}{small}</div></div>'
 
 
-def _tiles(progress: Progress, now: float, budget: float) -> str:
+def _tiles(progress: Progress, now: float, budget: float) -> list[str]:
     tiles = [*_loss_tiles(progress), *_speed_tiles(progress)]
     if progress.ended is None:
         tiles += _clocks(progress, now, budget)
     if progress.backup is not None or progress.losses:
         tiles.append(_backup_tile(progress, now))
-    tiles += _memory_tiles(progress)
-    return "".join(tiles)
+    return tiles + _memory_tiles(progress)
 
 
 def _loss_tiles(progress: Progress) -> list[str]:
@@ -133,7 +155,9 @@ def _backup_tile(progress: Progress, now: float) -> str:
     told = progress.backup
     if told is None:
         return _tile("Last backup", "none yet", "what was learned so far would be lost", "kv-short")
-    small = f"{age_words(max(0.0, now - told['time']))} ago, verified, {size_words(told['bytes'])}"
+    seconds = max(0.0, now - told["time"])
+    age = f"{age_words(seconds)} ago" if seconds >= 60 else "just now"
+    small = f"{age}, verified, {size_words(told['bytes'])}"
     return _tile("Last backup", f"step {told['step']:,}", html.escape(small))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from kelron_lib.config import RunConfig
 from kelron_lib.events import EVENTS_FILE, read_events
 from kelron_lib.runtime import front_end
-from kelron_lib.view.picture import picture
+from kelron_lib.view.picture import STYLE, log, picture
 from kelron_lib.view.state import Progress
 
 LOOK_SECONDS = 1.0
@@ -30,7 +30,11 @@ class TrainingView:
         events, self._offset = read_events(self._path)
         self.progress.take(events)
         self.progress.total_steps, self.progress.ended = 0, None  # this session has not begun
-        self.root: Any = widgets.HTML()
+        self._shown, self._log = widgets.HTML(), widgets.HTML()
+        # Opened and closed by the page alone, as the kernel trains; an element of the picture would close each second.
+        self._folded = widgets.Accordion([self._log], titles=("What it said",), layout={"display": "none"})
+        self.root: Any = widgets.VBox([widgets.HTML(STYLE), self._shown, self._folded])
+        self.root.add_class("kelron-view")
         self.show()
 
     def say(self, line: str) -> None:
@@ -45,7 +49,9 @@ class TrainingView:
 
     def show(self) -> None:
         """Draw anew what is known."""
-        self.root.value = picture(self.progress, now=time.time(), budget=self._budget, lines=self.lines)
+        self._shown.value = picture(self.progress, now=time.time(), budget=self._budget)
+        if self.lines:
+            self._log.value, self._folded.layout.display = log(self.lines), None
 
 
 @contextlib.contextmanager

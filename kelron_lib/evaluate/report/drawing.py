@@ -178,7 +178,7 @@ def _grid(frame: _Frame) -> str:
     parts = []
     for level in frame.levels():
         y = frame.down(level)
-        parts.append(f'<line x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/><text x="0" y="{y - 4:.1f}">{level:g}</text>')
+        parts.append(f'<line x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>')
     for step in ticks(0, frame.last, 6):
         anchor = "start" if step == 0 else "end" if step > 0.97 * frame.last else "middle"
         parts.append(
@@ -186,6 +186,11 @@ def _grid(frame: _Frame) -> str:
             f"{'step ' if step == 0 else ''}{step:g}</text>"
         )
     return "".join(parts)
+
+
+def _levels(frame: _Frame) -> str:
+    """The grid's figures, which stand on the curves."""
+    return "".join(f'<text class="level" x="0" y="{frame.down(y) - 4:.1f}">{y:g}</text>' for y in frame.levels())
 
 
 def _cuts(sessions: Sequence[Mapping[str, Any]], frame: _Frame) -> str:
@@ -225,5 +230,5 @@ def loss_plot(losses: Sequence[Mapping[str, Any]], sessions: Sequence[Mapping[st
         f"{_grid(frame)}{_cuts(sessions, frame)}"
         f'<svg y="{TOP}" width="100%" height="{HEIGHT - TOP - BOTTOM}" viewBox="0 0 1000 1000"'
         f' preserveAspectRatio="none">'
-        f"{lines}</svg>{dots}</svg>"
+        f"{lines}</svg>{dots}{_levels(frame)}</svg>"
     )
