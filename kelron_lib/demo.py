@@ -1,7 +1,8 @@
 """`kelron demo`: the main job, end to end, by running the project's own notebooks in fresh kernels.
 
 What runs here is what runs on Kaggle; only the preset and the session's length differ. The first session's budget
-is set from a measurement of this machine, so that it ends about half-way whatever the machine's speed; between the
+is set from a measurement of this machine, so that it ends about half-way whatever the machine's speed, and set anew
+where that speed changed meanwhile; between the
 sessions the working folder and the dataset are deleted, as Kaggle does, and the second starts from the store alone.
 """
 
@@ -42,6 +43,9 @@ from kelron_lib.verify import read_manifest, step_folders
 
 CUT_AT = 0.45
 """Share of the training time after which the first session's budget ends."""
+
+TRIES = 3
+"""First sessions at most, where one is over or has not begun to train when it should be cut."""
 
 NOTEBOOKS = ("01_data_prep", "02_train", "03_resume", "04_evaluate")
 DATASET = (*ROWS, *ABOUT)
@@ -220,8 +224,13 @@ def _run_notebooks(config: RunConfig, out: Path, notebooks: Path) -> dict[str, f
     data, first, later, evaluate = NOTEBOOKS
     step("data", data)
     budget = first_budget(config, out / "data")
-    step("first session", first, (f"session.budget_seconds={budget:.1f}",))
-    _require_cut(read_status(out))
+    for again in range(TRIES):
+        step("first session", first, (f"session.budget_seconds={budget:.1f}",))
+        status = read_status(out)
+        if status.state == "budget" and status.step:
+            break
+        budget = _another_budget(status, budget, config, last=again == TRIES - 1)
+        _keep_data_alone(out)
     for gone in (out / "work", out / "data"):
         shutil.rmtree(gone)
         print(f"deleted {gone}: the next session has the store alone", flush=True)
@@ -231,13 +240,30 @@ def _run_notebooks(config: RunConfig, out: Path, notebooks: Path) -> dict[str, f
     return timings
 
 
-def _require_cut(first: Status) -> None:
-    """Raise KelronError unless the first session was cut in the midst of training: else a resume shows nothing."""
-    if first.state != "budget" or first.step == 0:
-        raise KelronError(
-            f"the first session was to be cut by its budget and ended as {first.state} at step {first.step} of "
-            f"{first.total_steps} ({first.reason}): this machine's speed changed meanwhile, run the demo again"
-        )
+def _another_budget(first: Status, budget: float, config: RunConfig, *, last: bool) -> float:
+    """The budget after a first session that was not cut in the midst of training, so that a resume would show nothing.
+
+    Raises KelronError where it did not end for its length, or was the `last`.
+    """
+    told = (
+        f"the first session was to be cut by its budget and ended as {first.state} at step {first.step} of "
+        f"{first.total_steps} ({first.reason})"
+    )
+    if first.state not in ("budget", "finished"):
+        raise KelronError(f"{told}: see what its notebook says")
+    if last:
+        raise KelronError(f"{told}, {TRIES} times: this machine's speed changes too much, run the demo again later")
+    reserve = config.session.reserve_seconds
+    other = CUT_AT * first.seconds + reserve if first.state == "finished" else 2 * (budget - reserve) + reserve
+    print(f"{told}: this machine's speed changed meanwhile; once more, with {duration(other)} instead", flush=True)
+    return other
+
+
+def _keep_data_alone(out: Path) -> None:
+    """Remove what a first session left in a demo's folder."""
+    for path in out.iterdir():
+        if path.name not in (DEMO_MARK, "notebooks", "data") and not path.name.startswith("."):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _require_resumed(second: Status) -> None:

@@ -34,16 +34,18 @@ def stand_in(monkeypatch, small_config):
     """Runs the demo with notebooks that only leave the given statuses; returns what ran, with its overrides."""
 
     def run(out, first, second):
-        ran = []
+        ran, firsts = [], iter(first if isinstance(first, list) else [first] * demo.TRIES)
 
         def run_notebook(notebook, out, parameters):
             ran.append((notebook.stem, parameters["OVERRIDES"]))
             if notebook.stem == "01_data_prep":
                 (out / "data").mkdir()
             if notebook.stem == "02_train":
-                write_status(out, first)
-                if first.step:
+                assert sorted(path.name for path in out.iterdir()) == ["data"], "each begins with the dataset alone"
+                write_status(out, status := next(firsts))
+                if status.step:
                     (out / "work").mkdir()
+                    (out / "store").mkdir()
             if notebook.stem == "03_resume":
                 assert not (out / "work").exists()
                 assert not (out / "data").exists()
@@ -64,10 +66,28 @@ def test_the_first_session_has_a_budget_and_the_second_the_store_alone(stand_in,
     assert ran == list(zip(NOTEBOOKS, [[], ["session.budget_seconds=12.3"], [], []], strict=True))
 
 
+def test_a_first_session_that_was_not_cut_is_done_again_with_another_budget(stand_in, small_config, tmp_path, capsys):
+    """One second long and over: the next gets its share of that, and the time for a checkpoint. Then the double."""
+    firsts = [ended("finished", 0, 12), ended("budget", 0, 0), ended("budget", 0, 5)]
+    ran = stand_in(tmp_path, firsts, ended("finished", 5, 12))
+    reserve = small_config.session.reserve_seconds
+    budgets = [12.34, demo.CUT_AT * 1.0 + reserve, 2 * demo.CUT_AT * 1.0 + reserve]
+    assert [overrides for name, overrides in ran if name == "02_train"] == [
+        [f"session.budget_seconds={budget:.1f}"] for budget in budgets
+    ]
+    assert capsys.readouterr().out.count("this machine's speed changed meanwhile; once more") == 2
+
+
 @pytest.mark.parametrize("first", [("finished", 0, 12), ("budget", 0, 0)], ids=["finished", "never begun"])
-def test_a_first_session_that_was_not_cut_shows_nothing(first, stand_in, tmp_path):
-    with pytest.raises(KelronError, match=rf"was to be cut by its budget and ended as {first[0]} at step {first[2]}"):
+def test_a_first_session_that_is_never_cut_shows_nothing(first, stand_in, tmp_path):
+    told = rf"was to be cut by its budget and ended as {first[0]} at step {first[2]}.*, 3 times"
+    with pytest.raises(KelronError, match=told):
         stand_in(tmp_path, ended(*first), ended("finished", 0, 12))
+
+
+def test_a_first_session_that_failed_is_not_done_again(stand_in, tmp_path):
+    with pytest.raises(KelronError, match=r"ended as stopped at step 3 .*: see what its notebook says"):
+        stand_in(tmp_path, [ended("stopped", 0, 3)], ended("finished", 0, 12))
 
 
 @pytest.mark.parametrize("second", [("finished", 0, 12), ("budget", 5, 9)], ids=["from the start", "cut again"])
