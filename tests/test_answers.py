@@ -141,6 +141,9 @@ def test_nothing_to_ask_is_one_line():
 def test_a_dialogue_goes_on_from_the_models_own_answers(dialogues, adapter):
     _, found = dialogues
     model, tokenizer = load_to_answer(CONFIG, adapter)
+    layers = [module for module in model.modules() if hasattr(module, "lora_A")]
+    assert layers
+    assert all(hasattr(layer, "_library_forward") for layer in layers), "answers come by the faster forwards"
     settings = {"max_new_tokens": 24, "batch_size": 1, "stop_token_ids": CONFIG.model.stop_token_ids}
     for name in ("base", "tuned"):
         said, messages = [], list(prompts(QUESTIONS)[1])

@@ -102,9 +102,33 @@ def test_a_model_made_ready_to_answer_says_what_the_libraries_own_says(kind):
                 more = model(input_ids=one, attention_mask=wider, past_key_values=read.past_key_values)
                 found.append(torch.cat([read.logits[:, -1:], more.logits]))
         assert relative(*found) < 1e-5
-    assert not torch.equal(fast(input_ids=ids).logits, found[1][:1])  # and where a graph is recorded, PEFT's own
-    loss = fast(input_ids=ids, labels=ids).loss
-    assert loss.requires_grad
+    # Where a graph is recorded, the libraries' own forwards, to the bit.
+    recorded = [model(input_ids=ids, labels=ids) for model in (own, fast)]
+    assert all(told.loss.requires_grad for told in recorded)
+    assert torch.equal(*(told.logits for told in recorded))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_made_ready_to_answer_does_without_the_libraries_own_layers(kind):
+    model = peft_model(kind).eval()
+    speed_up_inference(model)
+    swapped = {name: module for name, module in model.named_modules() if hasattr(module, "_library_forward")}
+    called = []
+    for name, module in swapped.items():
+        module._library_forward = lambda *args, name=name, own=module._library_forward, **more: (
+            called.append(name),
+            own(*args, **more),
+        )[1]
+    lora = {name for name, module in swapped.items() if hasattr(module, "lora_A")}
+    norms = 2 * 2 + 1 + (2 * 2 if kind == "qwen3" else 0)
+    assert (len(lora), len(swapped)) == (2 * 7, 2 * 7 + 2 + 2 + norms)
+    ids = torch.randint(0, 160, (2, 9))
+    with torch.inference_mode():
+        model(input_ids=ids)
+        assert called == []
+        with model.disable_adapter():
+            model(input_ids=ids)
+    assert set(called) == lora
 
 
 def test_answering_keeps_the_factors_in_the_dtype_that_the_base_computes_in():

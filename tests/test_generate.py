@@ -88,6 +88,34 @@ def test_a_gpu_is_given_as_many_rows_as_have_room_beside_the_weights(model, monk
     assert decoding.room_for(model, 96)(40) == 1, "one is always tried"
 
 
+def test_the_room_is_what_the_cap_leaves_beside_the_weights(monkeypatch):
+    """A GPU of 10,000 MB of which half may be used: nine tenths of that, less 2,000 MB of weights on it, are 2,500 MB."""
+    mb = 10**6
+    gpu, elsewhere = torch.device("cuda", 0), torch.device("cuda", 1)
+    held = [(1500 * mb, gpu), (500 * mb, gpu), (9000 * mb, elsewhere), (9000 * mb, torch.device("cpu"))]
+    model = SimpleNamespace(
+        config=SimpleNamespace(
+            hidden_size=1000,
+            intermediate_size=3000,
+            num_attention_heads=10,
+            num_key_value_heads=2,
+            num_hidden_layers=25,
+        ),
+        dtype=torch.float16,
+        parameters=lambda: [SimpleNamespace(nbytes=nbytes, device=device) for nbytes, device in held],
+    )
+    monkeypatch.setattr(decoding, "_device_of", lambda model: gpu)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.5)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=10_000 * mb))
+    cached = 2 * 25 * 2 * 100 * 2  # bytes a token: keys and values, layers, heads, their size, fp16
+    reading = (4 * 3000 + 8 * 1000) * 2
+    room = decoding.room_for(model, 900)
+    assert room(100) == 2500 * mb // (1000 * cached + 100 * reading)
+    assert room(1100) == 2500 * mb // (2000 * cached + 1100 * reading)
+    model.config.head_dim = 200
+    assert decoding.room_for(model, 900)(100) == 2500 * mb // (2000 * cached + 100 * reading)
+
+
 def test_as_many_are_answered_at_once_as_have_room_and_more_when_the_long_ones_are_done(
     model, tokenizer, stops, monkeypatch
 ):
@@ -172,12 +200,14 @@ def test_generation_decodes_by_its_own_attention_and_leaves_the_models(model, to
 
     def attend(*args, **more):
         calls.append(tuple(args[0].shape))
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
         return scaled_dot_product_attention(*args, **more)
 
     monkeypatch.setattr("kelron_lib.engine.decode.scaled_dot_product_attention", attend)
     answers(model, tokenizer, stops, [PROMPTS[0]], max_new_tokens=4)
     assert calls == [(1, 1, 2, 8)] * 6, "two layers, three steps: two query heads of one key and value head"
     assert model.config._attn_implementation == "sdpa"
+    assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_agrees_with_transformers_own_greedy_search(model, tokenizer, stops):
