@@ -94,16 +94,17 @@ def asking_of(config: RunConfig, adapter: Path, new_tokens: int) -> Asking:
     )
 
 
-def lines_in(folder: Path) -> int:
-    return sum(file.read_bytes().count(b"\n") for file in folder.glob("answers-*.jsonl"))
+def parts_in(folder: Path) -> int:
+    """How many parts a folder keeps: its whole lines that are not blank (each process begins with a blank one)."""
+    return sum(any(line) for file in folder.glob("answers-*.jsonl") for line in file.read_bytes().split(b"\n")[:-1])
 
 
 def killed(asking: Asking, folder: Path, processes: int, after: int) -> None:
-    """Ask until so many lines are kept, then SIGKILL the one that started the others."""
+    """Ask until so many parts are kept, then SIGKILL the one that started the others."""
     told = folder.with_suffix(".json")
     told.write_text(json.dumps(asking.to_dict()), encoding="utf-8")
     run = subprocess.Popen([sys.executable, "-c", AGAIN, str(told), str(folder), str(processes)])
-    while lines_in(folder) < after and run.poll() is None:
+    while parts_in(folder) < after and run.poll() is None:
         time.sleep(0.2)
     run.send_signal(signal.SIGKILL)
     run.wait()
@@ -142,9 +143,9 @@ def main() -> int:
         config = config_of(folder, args.shape)
         asking = asking_of(config, random_adapter(config, folder), args.new_tokens)
         runs = {"all": asked("all", asking, folder / "all", args.processes)}
-        parts = lines_in(folder / "all")
+        parts = parts_in(folder / "all")
         killed(asking, folder / "cut", args.processes, max(1, round(args.kill_at * parts)))
-        kept = lines_in(folder / "cut")
+        kept = parts_in(folder / "cut")
         runs["cut"] = asked("cut", asking, folder / "cut", args.processes)
         runs["one"] = asked("one", asking, folder / "one", 1)
     finally:

@@ -1,6 +1,7 @@
 """The benchmark runs on a CPU with a tiny shape and reports what it says it reports."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -181,6 +182,50 @@ def test_merging_is_measured_and_leaves_nothing(tmp_path):
     result = json.loads(file.read_text())
     assert result["peak"] >= result["before"] > result["bytes"] > 100_000
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.slow
+def test_answering_is_compared_with_a_killed_one_and_with_one_process(tmp_path):
+    file = tmp_path / "result.json"
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(SCRIPT.with_name("answering.py")),
+            f"--dir={tmp_path}",
+            "--new-tokens=4",
+            f"--json={file}",
+        ],
+        capture_output=True,
+        text=True,
+        env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = json.loads(file.read_text())
+    assert [(name, run["processes"], run["sittings"]) for name, run in runs.items()] == [
+        ("all", 2, 1),
+        ("cut", 2, 2),
+        ("one", 1, 1),
+    ]
+    assert runs["all"]["tokens"] == runs["cut"]["tokens"] == runs["one"]["tokens"] > 1000
+    whole = re.search(r"all: (\d+) of \1 parts to answer", done.stdout)
+    left = re.search(r"cut: (\d+) of (\d+) parts to answer", done.stdout)
+    assert f"after {int(left[2]) - int(left[1])} of {whole[1]} parts were kept" in done.stdout
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_answers_from_elsewhere_are_scored_fast_enough(tmp_path):
+    """10,000 in 20 s are 2 ms for each; 2,000 take about 3 s here, of which 2 are the start."""
+    file = tmp_path / "result.json"
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT.with_name("score.py")), "--answers=2000", f"--json={file}"],
+        capture_output=True,
+        text=True,
+        env={"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(SCRIPT.parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(file.read_text())
+    assert (result["answers"], result["characters"] > 60) == (2000, True)
+    assert result["cpu_seconds"] < 2 + 2000 * 0.002
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def test_a_gpu_is_given_as_many_rows_as_have_room_beside_the_weights(model, monk
 
 
 def test_the_room_is_what_the_cap_leaves_beside_the_weights(monkeypatch):
-    """A GPU of 10,000 MB of which half may be used: nine tenths of that, less 2,000 MB of weights on it, are 2,500 MB."""
+    """10,000 MB of which half may be used: nine tenths of that, less 2,000 MB of weights on that GPU, are 2,500 MB."""
     mb = 10**6
     gpu, elsewhere = torch.device("cuda", 0), torch.device("cuda", 1)
     held = [(1500 * mb, gpu), (500 * mb, gpu), (9000 * mb, elsewhere), (9000 * mb, torch.device("cpu"))]
