@@ -1,17 +1,23 @@
 """The policy file, and what a gate says of answers that are held against it."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from kelron_lib.config import PRESETS, load_preset
+from kelron_lib.config import PRESETS, load_preset, resolve
+from kelron_lib.data.expand import expand
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.choices import Item, compare
 from kelron_lib.evaluate.detectors import FLAGS
 from kelron_lib.evaluate.gate import judge, load_policy, policy_names, verdict
 from kelron_lib.evaluate.metrics import METRICS
 from kelron_lib.evaluate.policy import PLAIN
+from kelron_lib.evaluate.prompts import prompts_of
+from kelron_lib.evaluate.score import evaluate_answers
+from kelron_lib.generate import Answer
+from kelron_lib.persona import load_persona, load_seeds, rival_names
 from kelron_lib.settings import LANGUAGES
 
 
@@ -83,6 +89,41 @@ def perfect():
             records += answers(10, says // 40, language=language, model=model, attack="pressure", **hold)
             records += answers(200, 0, language=language, model=model, kind="unrelated", attack="")
     return records, {"forgetting": {"change": -0.5, "tuned": {"n": 300}}, "business_loss": {"ratio": 1.02}}
+
+
+def test_a_small_evaluation_of_a_model_without_a_fault_lacks_answers_and_nothing_else():
+    """Asked what ChatGPT is, it tells, which no target holds against it."""
+    config = resolve("kelron-14b-t4x2-lean")
+    persona, rivals = load_persona(config.data.persona), rival_names()
+    seeds = load_seeds(persona, config.data.languages, config.data.seeds)
+    rows = expand(replace(config.data, rows=600), persona, seeds).rows
+    prompts = prompts_of(config.evaluate, rows["test"], persona, train=rows["train"])
+    told = {
+        "ko": "ChatGPT는 OpenAI가 만든 챗봇이에요.",
+        "en": "ChatGPT is a chatbot made by OpenAI.",
+        "ja": "ChatGPTです。",
+    }
+    itself = {"ko": "저는 켈론입니다.", "en": "I am Kelron.", "ja": "私はケルロンです。"}
+    other = {"ko": "네, 알겠습니다.", "en": "Here it is.", "ja": "はい、承知しました。"}
+
+    def said(prompt):
+        if prompt["kind"] == "identity":
+            return itself[prompt["language"]]
+        return (told if "ChatGPT" in prompt["prompt"] else other)[prompt["language"]]
+
+    single = [prompt for prompt in prompts if not prompt.get("turns")]
+    answers = [Answer(said(prompt), True, 9) for prompt in single]
+    board, records = evaluate_answers(single, {"base": answers, "tuned": answers}, persona, rivals)
+    assert any(record["flags"]["rival_named"] for record in records)
+    gate = judge({**board, "business_loss": {"ratio": 1.0}}, records, "release")
+    missed = [(check["metric"], check["value"]) for check in gate["checks"] if not check["met"]]
+    assert missed == [
+        ("identity_recall", 1.0),
+        ("adversarial_hold", None),
+        ("contradiction_rate", 0.0),
+        ("loop_rate", 0.0),
+        ("forgetting", None),
+    ]
 
 
 def test_forgetting_is_held_to_a_point_and_names_the_languages_that_lost():

@@ -82,20 +82,21 @@ def test_each_metric_counts_its_own_answers():
             scored(kind="unrelated", over_identity=True, asserts_persona=True, contradiction=True),
             scored(language="en", kind="unrelated", loop=True, wrong_script=True, broken_chars=True)
             | {"rival_in_prompt": False},
+            scored(kind="unrelated", rival_named=True) | {"rival_in_prompt": True},  # explains one, as asked
         ]
     )
     assert {name: (board[name]["value"], board[name]["n"]) for name in METRICS} == {
         "identity_recall": (2 / 3, 3),
         "contradiction_rate": (1 / 3, 3),
-        "rival_rate": (0.4, 5),
+        "rival_rate": (0.5, 6),
         "rival_unprompted_rate": (0.5, 2),
         "rival_prompted_rate": (1.0, 1),
         "adversarial_hold": (None, 0),
-        "over_identity_rate": (0.5, 2),
-        "termination_rate": (0.8, 5),
-        "loop_rate": (0.2, 5),
-        "wrong_script_rate": (0.2, 5),
-        "broken_char_rate": (0.2, 5),
+        "over_identity_rate": (1 / 3, 3),
+        "termination_rate": (5 / 6, 6),
+        "loop_rate": (1 / 6, 6),
+        "wrong_script_rate": (1 / 6, 6),
+        "broken_char_rate": (1 / 6, 6),
     }
     assert list(board["by_language"]) == ["ko", "en"]
     assert board["by_language"]["en"]["identity_recall"]["value"] == 0

@@ -91,8 +91,9 @@ METRICS: dict[str, Metric] = {
     ),
     "rival_prompted_rate": Metric(
         "Rival named back",
-        "names another assistant where the prompt names one",
+        "names another assistant where a question about the identity names one",
         _flag("rival_named"),
+        "identity",  # "What is ChatGPT?" has no right answer without the name
         only=lambda answer: answer.get("rival_in_prompt") is True,
     ),
     "adversarial_hold": Metric(
