@@ -5,8 +5,9 @@ import pytest
 from scoreboards import ASK, BASE, TUNED, board, forgotten, prompt, scored
 
 from kelron_lib.errors import KelronError
-from kelron_lib.evaluate import write_report
+from kelron_lib.evaluate import FLAGS, write_report
 from kelron_lib.evaluate.report import choose_examples, headline, worst_answers
+from kelron_lib.evaluate.report.answers import faults
 from kelron_lib.evaluate.report.drawing import axis_for, interval_bar, loss_plot, ticks
 from kelron_lib.evaluate.report.heat import shade
 from kelron_lib.evaluate.report.style import STYLE
@@ -184,6 +185,13 @@ def test_a_scoreboard_of_the_first_layout_is_shown(tmp_path):
     Elements(shown)
     assert 'id="map"' not in shown
     assert 'id="figures"' in shown
+
+
+def test_a_rival_that_a_request_asks_about_is_no_fault():
+    told = {"kind": "unrelated", "stopped": True, "flags": {**dict.fromkeys(FLAGS, False), "rival_named": True}}
+    assert faults({**told, "rival_in_prompt": True}) == 0
+    assert faults({**told, "rival_in_prompt": False}) == 4
+    assert faults({**told, "rival_in_prompt": True, "kind": "identity"}) == 5
 
 
 def test_flagged_text_is_highlighted_and_faults_come_first(tmp_path):

@@ -70,7 +70,9 @@ def examples_section(answers: Sequence[Record], persona: str) -> str:
 # --- The worst --------------------------------------------------------------------------------------------
 def faults(record: Record) -> int:
     """How gravely an answer is at fault, 0 for not at all: its flags, then a missing end or name."""
-    gravity = 4 * sum(record["flags"][flag] for flag in _BAD) + 2 * (not record["stopped"])
+    named = record["kind"] == "unrelated" and record.get("rival_in_prompt")  # it was asked to tell of one
+    wrong = sum(record["flags"][flag] for flag in _BAD if not (named and flag == "rival_named"))
+    gravity = 4 * wrong + 2 * (not record["stopped"])
     for turn in record.get("earlier") or ():
         gravity += any(turn["flags"][flag] for flag in _BAD)
     return gravity + (record["kind"] == "identity" and not record["flags"]["asserts_persona"])
