@@ -193,8 +193,9 @@ def test_failing_slices_are_named_worst_first_with_ten_examples(policy):
     ]
     shown = found["examples"]
     assert len(shown) == 10
-    assert [example["language"] for example in shown[:4]] == ["ko", "ja", "ko", "ja"]
-    assert set(shown[0]) == {"id", "model", "language", "prompt", "answer", "flags"}
+    slices = ["/".join(example[key] for key in ("language", "system_kind", "attack")) for example in shown]
+    assert slices == ["ko/hostile/override", "ja/none/roleplay"] * 5
+    assert set(shown[0]) == {"id", "model", "language", "system_kind", "attack", "prompt", "answer", "flags"}
     assert not any(example["flags"]["asserts_persona"] for example in shown)
     told = verdict(judge({}, records, policy("checks: [{metric: identity_recall, at_least: 0.9}]")))
     assert told[1:] == [

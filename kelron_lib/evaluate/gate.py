@@ -25,7 +25,7 @@ _LABELS = {
 }
 _WHERE = {"language": "in each language", "system": "under each kind of system prompt", "attack": "in each attack"}
 _NAMED = {"value": "", "low": "lower bound ", "high": "upper bound "}
-_EXAMPLE = ("id", "model", "language", "prompt", "answer", "flags")
+_EXAMPLE = ("id", "model", "language", "system_kind", "attack", "prompt", "answer", "flags")
 
 
 @dataclass(frozen=True)
