@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import regex
 
 _TOKENS = regex.compile(r"<\|[a-z_]+\|>|\[/?INST\]|</?s>(?=\s*(?:<s>|\[INST\]|\Z))|<</?SYS>>|<(?:start|end)_of_turn>")
@@ -42,6 +44,7 @@ _FORMAT_ASKED = regex.compile(
 )
 
 
+@lru_cache(maxsize=1 << 17)  # a scoreboard asks it of every answer again in each of its cuts
 def leaked_turn(text: str, prompt: str = "") -> int | None:
     """Where an answer runs on into another turn of the chat, as an index; None where it does not.
 
