@@ -194,7 +194,7 @@ class Knowing:
 class Tokenizer:
     """Characters as tokens."""
 
-    def __call__(self, text, add_special_tokens=False):
+    def __call__(self, text, add_special_tokens=False, verbose=True):
         return {"input_ids": [ord(char) for char in text]}
 
     def decode(self, ids):
@@ -254,7 +254,7 @@ def test_a_gpu_that_is_too_full_gets_half_the_batch_and_one_question_is_the_leas
 
 def test_letters_that_are_no_single_tokens_and_a_window_too_small_are_refused(by_hand):
     class Split(Tokenizer):
-        def __call__(self, text, add_special_tokens=False):
+        def __call__(self, text, add_special_tokens=False, verbose=True):
             return {"input_ids": [ord(char) for char in text.replace("C", "<C")]}
 
     with pytest.raises(KelronError, match=r"no single token for the answer 'C': .*evaluate\.choice_items=0"):
