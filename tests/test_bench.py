@@ -35,6 +35,7 @@ def test_both_stacks_report_speed_and_write_json(stack, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_scaling_compares_three_arrangements_of_the_same_work(tmp_path):
     file = tmp_path / "result.json"
     script = SCRIPT.with_name("scaling.py")
@@ -100,6 +101,7 @@ def test_the_planners_setups_differ_and_are_asked_for_as_preflight_asks():
     assert len({round(peak, 2) for peak in peaks}) >= 10
 
 
+@pytest.mark.slow
 def test_the_stall_for_a_checkpoint_is_measured_on_the_way_that_a_run_takes(tmp_path):
     file, script = tmp_path / "result.json", SCRIPT.with_name("checkpoint.py")
     options = ["--gigabytes=0.002", "--bandwidth=1", "--checkpoints=1", "--quiet=0.5", "--step=0.02"]
@@ -156,6 +158,7 @@ def test_the_distribution_is_the_one_described():
     assert (min(sizes), max(sizes)) == (16, 512)
 
 
+@pytest.mark.slow
 def test_loading_reads_the_hosts_memory_and_removes_its_checkpoint(tmp_path):
     file = tmp_path / "result.json"
     done = subprocess.run(
