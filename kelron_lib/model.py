@@ -317,6 +317,25 @@ def load_to_answer(config: RunConfig, adapter: Path | None = None) -> tuple[Any,
     return model, tokenizer
 
 
+SMALL = 1024
+"""Hidden size below which a model is small."""
+
+
+@contextlib.contextmanager
+def threads_for(model: Any) -> Iterator[None]:
+    """One thread for a model on the CPU that is too small to gain by a second: where other work wants the processors,
+    each step of several threads waits for the one that has none."""
+    import torch
+
+    threads = torch.get_num_threads()
+    if model.device.type == "cpu" and model.config.hidden_size < SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep the libraries' own progress bars, notes and coming deprecations out of the output while loading."""

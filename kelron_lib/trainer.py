@@ -26,7 +26,7 @@ from kelron_lib.engine.prepare import forward_loss, place_ends, prepare
 from kelron_lib.engine.watch import FiniteWatch, watch_finite
 from kelron_lib.errors import KelronError
 from kelron_lib.files import FORBIDDEN
-from kelron_lib.model import add_lora, load_base, name_base, portable_base, quiet_libraries
+from kelron_lib.model import add_lora, load_base, name_base, portable_base, quiet_libraries, threads_for
 from kelron_lib.processes import World
 from kelron_lib.runtime import no_space
 from kelron_lib.schedule import Schedule, pass_seed, plan_run, sample_lengths
@@ -125,6 +125,11 @@ class KelronTrainer(Trainer):
         self.world, self.base = world, base
         super().__init__(train_dataset=training, eval_dataset=validation, data_collator=collate, **kwargs)
         self._validation_tokens = sum(supervised_in(sample) for sample in validation.samples)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own, on as many threads as the model has use for."""
+        with threads_for(self.model):
+            return super().train(*args, **kwargs)
 
     def get_train_dataloader(self) -> Any:
         """This process's passes in their order; accelerate, which would share them out again, is left aside."""

@@ -555,3 +555,28 @@ def test_a_cpu_has_no_number_for_the_trainer(monkeypatch, tmp_path):
     assert str(_Arguments(output_dir=str(tmp_path)).device) == "cpu"
     monkeypatch.setattr(TrainingArguments, "device", property(lambda self: torch.device("cuda", 1)))
     assert str(_Arguments(output_dir=str(tmp_path)).device) == "cuda:1"
+
+
+def test_a_small_model_trains_on_one_thread_and_leaves_the_others_to_whoever_asked(small_config, small_data, tmp_path):
+    """Two threads wait for each other at every step where other work wants a processor: ten times as long was seen."""
+    import torch
+    from transformers import TrainerCallback
+
+    from kelron_lib.processes import World
+    from kelron_lib.trainer import build_trainer
+
+    seen, before = set(), torch.get_num_threads()
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            seen.add(torch.get_num_threads())
+            control.should_training_stop = True
+
+    torch.set_num_threads(2)
+    try:
+        trainer = build_trainer(small_config, small_data, tmp_path, World())
+        trainer.add_callback(Watch())
+        trainer.train()
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(before)

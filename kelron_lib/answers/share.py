@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -17,14 +17,12 @@ from kelron_lib.answers.dialogues import conversation
 from kelron_lib.answers.kept import Kept, Unit, stages, together, what_is_asked
 from kelron_lib.files import cannot_write
 from kelron_lib.generate import Answer, Messages, base_only, generate_answers, window
-from kelron_lib.model import load_to_answer
+from kelron_lib.model import load_to_answer, threads_for
 from kelron_lib.processes import World
 from kelron_lib.prompts import encode_prompt
 
 Progress = Callable[[int, int], None]
 """Called with (units done, units of this process in all)."""
-SMALL = 1024
-"""Hidden size below which a model is small."""
 
 
 def answer_share(folder: Path, world: World, progress: Progress | None = None) -> None:
@@ -87,7 +85,7 @@ class _Share:
         """The unit's line."""
         model = self._loaded[0]
         began = time.monotonic()
-        with base_only(model) if unit.model == BASE else nullcontext(), _threads_for(model):
+        with base_only(model) if unit.model == BASE else nullcontext(), threads_for(model):
             if unit.measure:
                 found = {"value": self._measure(unit)}
             else:
@@ -148,21 +146,6 @@ class _Share:
     def _length(self, model: str, turn: int, prompt: int) -> int:
         messages = self._goes_on(model, turn, prompt)
         return 0 if messages is None else len(encode_prompt(self._loaded[1], messages))
-
-
-@contextmanager
-def _threads_for(model: Any) -> Iterator[None]:
-    """One thread for a model on the CPU that is too small to gain by a second: where other work wants the processors,
-    each step of several threads waits for the one that has none."""
-    import torch
-
-    threads = torch.get_num_threads()
-    if model.device.type == "cpu" and model.config.hidden_size < SMALL:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _device(model: Any) -> str:
