@@ -275,7 +275,11 @@ def _training(page):
     assert view.is_visible(), page.locator(".jp-OutputArea").first.inner_text()
     steps = view.get_by_text(re.compile(r"^step \d+ of"))
     steps.wait_for(timeout=60_000)
-    view.get_by_text("What it said").click()
+    assert not view.get_by_role("region", name="What it said").is_visible()
+    fold = view.get_by_role("checkbox", name="What it said")
+    assert fold.evaluate("e => e.tabIndex") == 0
+    fold.focus()
+    page.keyboard.press("Space")
     first = steps.inner_text()
     page.wait_for_function(
         "first => !document.querySelector('.kelron-view').innerText.includes(first)", arg=first, timeout=60_000
@@ -414,6 +418,13 @@ def _training_widths(page):
         assert view.locator(".kv-tiles > *").count() >= 4
         assert view.evaluate("e => e.scrollWidth - e.clientWidth") <= 0, width
         assert view.evaluate(inside) == [], width
+    said = view.get_by_role("region", name="What it said")
+    heights = "e => { const p = e.firstElementChild; return [p.scrollHeight, p.clientHeight, e.clientHeight]; }"
+    whole, shown, room = said.evaluate(heights)
+    assert whole > room, "the lines have room here, so this shows nothing"
+    assert shown == whole, "the lines scroll in a box of their own, their beginning in view"
+    bottom = "e => e.firstElementChild.getBoundingClientRect().bottom - e.getBoundingClientRect().bottom"
+    assert said.evaluate(bottom) <= 1, "the newest line is not in view"
 
 
 def _themes(page, chat):

@@ -151,7 +151,7 @@ def test_an_error_goes_on_as_it_came(front, small_config, tmp_path):
 
     with pytest.raises(ZeroDivisionError):
         fails()
-    assert "one" in front[0].children[2].children[0].value
+    assert "one" in front[0].children[2].children[1].value
     assert "<b>Failed</b><span>ZeroDivisionError</span>" in drawn(front[0])
 
 

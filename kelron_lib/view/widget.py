@@ -33,7 +33,10 @@ class TrainingView:
         self.progress.total_steps, self.progress.ended = 0, None  # this session has not begun
         self._shown, self._log = widgets.HTML(), widgets.HTML()
         # Opened and closed by the page alone, as the kernel trains; an element of the picture would close each second.
-        self._folded = widgets.Accordion([self._log], titles=("What it said",), layout={"display": "none"})
+        # An Accordion would do so too, but no key reaches it, and a screen reader is told of no button.
+        fold = widgets.Checkbox(description="What it said", indent=False)
+        self._folded = widgets.VBox([fold, self._log], layout={"display": "none"})
+        self._folded.add_class("kv-fold")
         self.root: Any = widgets.VBox([widgets.HTML(STYLE), self._shown, self._folded])
         self.root.add_class("kelron-view")
         self.show()
