@@ -11,6 +11,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from kelron_lib.chat import close_chats
 from kelron_lib.config import RunConfig, as_overrides, differing, load_preset, resolve, to_dict, to_json
 from kelron_lib.dataset import SEAL, holds_dataset
 from kelron_lib.errors import KelronError
@@ -50,6 +51,7 @@ def prepare(
     if on_kaggle() and not folder.absolute().is_relative_to(kept):
         print(f"RUN is {run}: Kaggle keeps only what lies in {kept}, and this goes with the session")
     if step in USE_THE_BASE:
+        close_chats()  # one of an earlier run of the notebook still holds its model
         _require_machine(config)
     attach(config, folder, store=step in BRING_A_STORE, results=step == "evaluate")
     if step in USE_THE_BASE:

@@ -189,6 +189,16 @@ def answers(chat):
     return chat.locator(".kc-answer .kc-text")
 
 
+def typed(page, chat, text):
+    """Type as fast as the page takes it, Enter right behind; gives what was asked."""
+    asked = chat.locator(".kc-user").count()
+    chat.get_by_role("textbox", name="Message", exact=True).focus()
+    page.keyboard.type(text)
+    page.keyboard.press("Enter")
+    chat.locator(".kc-user").nth(asked).wait_for(timeout=20_000)
+    return chat.locator(".kc-user > span").last.inner_text()
+
+
 def say(page, chat, text):
     box = chat.get_by_role("textbox", name="Message", exact=True)
     box.fill(text)
@@ -209,6 +219,7 @@ def test_training_view_and_chat_in_jupyterlab(lab, folder, tmp_path):
     _saved(page, chat, folder, tmp_path)
     _widths(page, chat)
     _themes(page, chat)
+    _training_widths(page)
     assert not errors, errors
 
 
@@ -244,7 +255,7 @@ def test_a_gpu_that_fails_is_told_and_the_next_turn_works(lab):
         assert told in error.inner_text()
         assert "Traceback" not in error.inner_text(), "folded away"
         assert "ended in an error" in chat.locator(".kc-status").inner_text()
-    say(page, chat, "And now?")
+    assert typed(page, chat, "And now, after all that, is it well?") == "And now, after all that, is it well?"
     idle(chat)
     assert answers(chat).last.inner_text() == "All is well again."
     assert chat.locator(".kc-error").count() == 2
@@ -264,7 +275,11 @@ def _training(page):
     assert view.is_visible(), page.locator(".jp-OutputArea").first.inner_text()
     steps = view.get_by_text(re.compile(r"^step \d+ of"))
     steps.wait_for(timeout=60_000)
-    view.get_by_text("What it said").click()
+    assert not view.get_by_role("region", name="What it said").is_visible()
+    fold = view.get_by_role("checkbox", name="What it said")
+    assert fold.evaluate("e => e.tabIndex") == 0
+    fold.focus()
+    page.keyboard.press("Space")
     first = steps.inner_text()
     page.wait_for_function(
         "first => !document.querySelector('.kelron-view').innerText.includes(first)", arg=first, timeout=60_000
@@ -309,13 +324,16 @@ def _talk(page, chat):
     chat.get_by_role("button", name="Stop").click()
     idle(chat)
     assert "stopped" in chat.locator(".kc-answer").last.inner_text()
-    box.fill("")
     turns = chat.locator(".kc-user").count()
     chat.get_by_role("button", name="Regenerate").click()
     chat.locator(".kc-note", has_text="stopped").wait_for(state="detached", timeout=5_000)
     idle(chat)
     assert chat.locator(".kc-user").count() == turns
     assert "stopped" not in chat.locator(".kc-answer").last.inner_text()
+    box.press("Enter")  # what was refused stands there still
+    chat.locator(".kc-user", has_text="second").wait_for(timeout=5_000)
+    idle(chat)
+    assert box.input_value() == ""
     chat.locator(".kc-modes label", has_text="Side by side").click()
     chat.get_by_role("button", name="You are Quorin?").click()
     page.wait_for_function("document.querySelectorAll('.kc-turns .kc-answers:not(.kc-one)').length > 0", timeout=20_000)
@@ -386,6 +404,27 @@ def _widths(page, chat):
         )
         assert abs(message - stop) < 4, width
         assert abs(send - stop) < 1, width
+
+
+def _training_widths(page):
+    """Nothing of the view is cut off, and its chart stays within."""
+    view = page.locator(".kelron-view")
+    inside = """e => [...e.querySelectorAll('.kv-head, .kv-bar, .kv-tiles > *, .kv-chart, .kv-chart *')]
+        .filter(x => x.getBoundingClientRect().right > e.getBoundingClientRect().right + 1).map(x => x.outerHTML)"""
+    for width in (1400, 800, 380):
+        page.set_viewport_size({"width": max(width, 800), "height": 1300})
+        view.evaluate("(e, w) => { e.style.maxWidth = w + 'px'; }", min(width, 960))
+        time.sleep(0.4)
+        assert view.locator(".kv-tiles > *").count() >= 4
+        assert view.evaluate("e => e.scrollWidth - e.clientWidth") <= 0, width
+        assert view.evaluate(inside) == [], width
+    said = view.get_by_role("region", name="What it said")
+    heights = "e => { const p = e.firstElementChild; return [p.scrollHeight, p.clientHeight, e.clientHeight]; }"
+    whole, shown, room = said.evaluate(heights)
+    assert whole > room, "the lines have room here, so this shows nothing"
+    assert shown == whole, "the lines scroll in a box of their own, their beginning in view"
+    bottom = "e => e.firstElementChild.getBoundingClientRect().bottom - e.getBoundingClientRect().bottom"
+    assert said.evaluate(bottom) <= 1, "the newest line is not in view"
 
 
 def _themes(page, chat):

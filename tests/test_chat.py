@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import html
 import io
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
+from dataclasses import replace
 
 import comm
+import persona_files
 import pytest
 import tiny_models
 
 from kelron_lib import generate
-from kelron_lib.__main__ import _parser
+from kelron_lib.__main__ import _parser, main
 from kelron_lib.chat import dialogue as dialogue_module
 from kelron_lib.chat import markup, probe, show
 from kelron_lib.chat import widget as widget_module
+from kelron_lib.chat.controls import ENTER_SECONDS
 from kelron_lib.chat.dialogue import BASE, BOTH, TUNED, Dialogue, language_of, visible
 from kelron_lib.chat.flags import Findings, examine
 from kelron_lib.chat.markup import Bubble
 from kelron_lib.chat.probe import PROBES, probe_dialogue
 from kelron_lib.chat.terminal import chat_terminal
 from kelron_lib.chat.widget import chat_widget
-from kelron_lib.config import load_preset
+from kelron_lib.config import apply_overrides, load_preset
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.answers_file import FLAGGED_FILE, score_file
 from kelron_lib.evaluate.policy import load_policy
@@ -472,6 +480,57 @@ def test_widget_clear_forgets_and_closes(tokenizer, persona, cfg, scripted):
     assert len(panel.dialogue.records[0]["messages"]) == 2
 
 
+def test_enter_sends_the_text_that_a_front_end_tells_right_behind_it(tokenizer, persona, cfg, scripted):
+    """And, where nothing follows, what is known: a message that was refused and stands in the box still."""
+    panel = panel_for(scripted("a"), tokenizer, persona, cfg)
+    asked = []
+    panel.entry._ask = lambda: asked.append(panel.entry.text.value)
+
+    async def enter(text):
+        panel.entry.text._handle_custom_msg({"event": "submit"}, [])
+        if text is not None:
+            panel.entry.text.value = text
+        await asyncio.sleep(2 * ENTER_SECONDS)
+
+    for text in ("whole", "whole and more", None):
+        asyncio.run(enter(text))
+    panel.entry.text.value = "left the box"
+    assert asked == ["whole", "whole and more", "whole and more"]
+    assert not panel.entry.text.continuous_update
+
+
+def test_a_clear_that_comes_too_late_does_not_take_the_next_answer(tokenizer, persona, cfg, scripted):
+    panel = panel_for(scripted("One."), tokenizer, persona, cfg)
+    panel._thread = threading.Thread(target=time.sleep, args=(0.2,))  # has done all but end
+    panel._thread.start()
+    panel.entry.clear.click()
+    panel.wait(10)
+    send(panel, "hi")
+    panel.wait(10)
+    assert shown(panel) == 1
+    assert len(panel.dialogue.records) == 1
+
+
+def test_the_page_is_told_in_which_language_a_question_is(tokenizer, persona, cfg, scripted):
+    panel = panel_for(scripted("Hi."), tokenizer, persona, cfg)
+    panel.settings.language.value = "en"
+    send(panel, "너 누구야?")
+    panel.wait(10)
+    assert '<span lang="ko">너 누구야?' in panel.newest.value
+    assert 'kc-one" lang="ko"' in panel.newest.value
+
+
+def test_widget_shows_a_persona_as_text(tokenizer, persona, cfg, scripted):
+    named = replace(persona, name=dict.fromkeys(persona.name, HOSTILE))
+    panel = panel_for(scripted("I am nobody."), tokenizer, named, cfg)
+    for turn in range(2):
+        assert "&lt;img" in panel.newest.value
+        assert "<img" not in panel.newest.value, turn
+        send(panel, "Who are you?")
+        panel.wait(10)
+    assert (f"{HOSTILE}'s", "persona") in panel.settings.system.options, "an option is set as text by every front end"
+
+
 def test_widget_empty_message_and_missing_adapter(tokenizer, persona, cfg, scripted):
     model = scripted("a")
     panel = panel_for(model, tokenizer, persona, cfg)
@@ -494,6 +553,19 @@ def test_widget_updates_are_throttled(tokenizer, persona, cfg, scripted):
     send(panel, "hi")
     panel.wait(10)
     assert len(values) <= 3 + (time.monotonic() - started) / 0.05
+    assert "a" * 90 in values[-1]
+
+
+def test_widget_updates_are_rarer_below_a_long_question(tokenizer, persona, cfg, scripted):
+    """The page is sent the whole turn each time."""
+    model = scripted("a" * 90, before_token=lambda said: time.sleep(0.005))
+    model.config.max_position_embeddings = 16384
+    panel = panel_for(model, tokenizer, persona, cfg)
+    values, started, question = [], time.monotonic(), "x" * (4 * widget_module.UPDATE_CHARACTERS)
+    panel.newest.observe(lambda change: values.append(change["new"]), "value")
+    send(panel, question)
+    panel.wait(30)
+    assert len(values) <= 4 + (time.monotonic() - started) / (5 * widget_module.UPDATE_SECONDS)
     assert "a" * 90 in values[-1]
 
 
@@ -554,6 +626,30 @@ def test_widget_saves_what_the_evaluation_scores(tokenizer, persona, cfg, script
         (BASE, "identity"), (TUNED, "identity"), (TUNED, "unrelated"),
     ]  # fmt: skip
     assert [r["flags"]["contradiction"] for r in flagged] == [True, False, False]
+
+
+def test_what_save_says_scores_the_file(tokenizer, persona, cfg, scripted, as_tuned, tmp_path, capsys):
+    """The very command line, also where the folder's name has a space and the persona is one's own."""
+    own = persona_files.written(tmp_path, persona_files.named(), "my persona.yaml")
+    named = apply_overrides(cfg, [f"data.persona={own}"])
+    panel = panel_for(scripted("Yes."), tokenizer, load_persona(own), named)
+    panel._folder = tmp_path / "a b"
+    panel._folder.mkdir()
+    panel.settings.mode.value = BASE
+    send(panel, "Good?")
+    panel.wait(10)
+    panel.entry.save.click()
+    assert "a scoreboard needs one of the tuned model" in panel.status.value
+    assert "kelron evaluate" not in panel.status.value
+    panel.settings.mode.value = TUNED
+    send(panel, "Good?")
+    panel.wait(10)
+    panel.entry.save.click()
+    said = html.unescape(re.search(r"To score: (kelron evaluate [^<]*)<", panel.status.value)[1])
+    assert own in said
+    main(shlex.split(said)[1:])
+    assert "flags: " in capsys.readouterr().out
+    assert (tmp_path / "a b" / "chat-01" / FLAGGED_FILE).is_file()
 
 
 def test_widget_says_an_error_as_it_is_written(tokenizer, persona, cfg, scripted, tmp_path):
@@ -672,6 +768,28 @@ def test_show_chat_gives_a_widget_in_a_notebook(tokenizer, persona, cfg, scripte
     show.show_chat(scripted("a"), tokenizer, persona, cfg)
     assert kernel[0].panel.entry.text.value == ""
     assert "interactive notebook" in capsys.readouterr().out
+
+
+def test_opening_the_chat_again_gives_the_model_before_back(tokenizer, cfg, scripted, kernel, monkeypatch):
+    """The cell run twice in one kernel: a T4 has no room for a second 14B."""
+    loaded = []
+
+    def load(config, adapter):
+        model = scripted("a", "b")
+        loaded.append(weakref.ref(model))
+        return model, tokenizer
+
+    monkeypatch.setattr(show, "load_to_answer", load)
+    for _ in range(2):
+        show.open_chat(cfg, "adapter")
+        send(kernel[-1].panel, "hi")
+        kernel[-1].panel.wait(10)
+        if len(kernel) == 1:
+            kernel.clear()
+    assert [each() is None for each in loaded] == [True, False]
+    kernel.clear()
+    show.close_chats()
+    assert [each() for each in loaded] == [None, None]
 
 
 @pytest.mark.parametrize("variable", [("KAGGLE_KERNEL_RUN_TYPE", "Batch"), ("KELRON_BATCH", "1")])

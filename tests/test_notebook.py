@@ -211,6 +211,14 @@ def test_a_notebook_speaks_both_languages_and_ends_with_what_is_next(path):
     assert re.search(r"print\(after_\w+\(", "".join(cells[-1]["source"]))
 
 
+def test_a_frame_in_a_page_has_a_name():
+    """A screen reader says it before what is within."""
+    sources = ["".join(cell["source"]) for path in NOTEBOOKS for cell in cells_of(path)]
+    frames = re.findall("<iframe[^>]*>", "\n".join(sources))
+    assert frames
+    assert all(re.search(' title="[^"]+"', frame) for frame in frames), frames
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_the_title_says_the_same_in_both_languages(path):
     """As far as names tell: what one language names, in code or of the notebooks, the other names too."""

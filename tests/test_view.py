@@ -3,8 +3,10 @@
 import time
 
 import pytest
-from conftest import ticking_clock
+from conftest import SMALL, ticking_clock
 
+from kelron_lib.config import resolve
+from kelron_lib.errors import KelronError
 from kelron_lib.events import EventLog
 from kelron_lib.train import train
 from kelron_lib.view import training_view, widget
@@ -149,7 +151,25 @@ def test_an_error_goes_on_as_it_came(front, small_config, tmp_path):
 
     with pytest.raises(ZeroDivisionError):
         fails()
-    assert "one" in front[0].children[2].children[0].value
+    assert "one" in front[0].children[2].children[1].value
+    assert "<b>Failed</b><span>ZeroDivisionError</span>" in drawn(front[0])
+
+
+def test_a_session_without_training_does_not_stay_getting_ready(front, small_config, small_data, tmp_path):
+    """A run that is finished already, and one that is refused: neither trains, so no event tells of them."""
+    for words in ("all ", "the run was already finished"):
+        with training_view(small_config, tmp_path) as say:
+            status = train(small_config, small_data, tmp_path, say=say)
+        assert "<b>Finished</b>" in drawn(front[-1])
+        assert words in drawn(front[-1])
+        assert 'aria-valuenow="100"' in drawn(front[-1])
+    assert status.state == "finished"
+    other = resolve("tiny-cpu", [*SMALL, "lora.r=2"])
+    with pytest.raises(KelronError, match="lora"), training_view(other, tmp_path) as say:
+        train(other, small_data, tmp_path, must_resume=True, say=say)
+    assert "<b>Failed</b>" in drawn(front[-1])
+    assert "lora.r" in drawn(front[-1])
+    assert "Getting ready" not in drawn(front[-1])
 
 
 def test_the_clocks_tick_without_events(front, small_config, tmp_path, monkeypatch):

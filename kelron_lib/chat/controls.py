@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ HOTTEST = 2.0
 """Highest temperature on offer; above it answers are noise."""
 SHORTEST = 8
 """Least answer length on offer, tokens."""
+ENTER_SECONDS = 0.1
+"""Time for the text that a front end sends right behind its word of Enter; none comes where it has not changed."""
 
 
 def _row(*parts: Any, name: str) -> Any:
@@ -87,6 +90,7 @@ class Settings:
         self.own_system = widgets.Textarea(
             placeholder="Your own system prompt",
             description="Own system prompt",
+            continuous_update=False,
             layout={"display": "none", "width": "100%", "height": "60px"},
         )
         self.own_system.add_class("kc-nolabel")
@@ -122,12 +126,19 @@ class Entry:
     def __init__(self, actions: dict[str, Callable[[], None]]) -> None:
         import ipywidgets as widgets
 
+        self._ask, self._entered = actions["send"], False
+        # Whole, on Enter and on leaving the box: told key by key, the last ones wait for the kernel to answer for those
+        # before, and Enter's own message overtakes them.
         self.text = widgets.Text(
-            placeholder="A message; Enter sends it", description="Message", layout={"width": "auto"}
+            placeholder="A message; Enter sends it",
+            description="Message",
+            continuous_update=False,
+            layout={"width": "auto"},
         )
         self.text.add_class("kc-input").add_class("kc-nolabel")
-        # The front end's own message for Enter: watching the value would also send on leaving the box.
-        self.text.on_msg(lambda _, content, __: actions["send"]() if content.get("event") == "submit" else None)
+        # The front end's own message for Enter: watching the value alone would also send on leaving the box.
+        self.text.on_msg(lambda _, content, __: self._enter() if content.get("event") == "submit" else None)
+        self.text.observe(lambda _: self._send_entered(), "value")
         self.send = button("Send", "Send the message", actions["send"], "primary")
         self.stop = button("Stop", "Stop the answer that is being written", actions["stop"])
         self.stop.disabled = True
@@ -144,6 +155,19 @@ class Entry:
             _row(self.regenerate, self.copy, self.save, self.clear, name="actions"),
             self.plain,
         ]
+
+    def _enter(self) -> None:
+        """Enter was pressed: the text follows in a message of its own, if it has changed."""
+        self._entered = True
+        try:
+            asyncio.get_running_loop().call_later(ENTER_SECONDS, self._send_entered)
+        except RuntimeError:  # no kernel's loop, so nothing can follow
+            self._send_entered()
+
+    def _send_entered(self) -> None:
+        if self._entered:
+            self._entered = False
+            self._ask()
 
     def show_plain(self, text: str) -> None:
         """Show a text in a box, with the cursor in it; an empty one takes the box away."""

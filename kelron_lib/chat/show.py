@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from kelron_lib.config import RunConfig
 from kelron_lib.model import load_to_answer
 from kelron_lib.persona import Persona, load_persona
 from kelron_lib.runtime import front_end
+
+_shown: list[Any] = []
+"""The widgets that `show_chat` displayed; each holds its model."""
 
 
 def show_chat(model: Any, tokenizer: Any, persona: Persona, cfg: RunConfig) -> None:
@@ -27,11 +31,27 @@ def show_chat(model: Any, tokenizer: Any, persona: Persona, cfg: RunConfig) -> N
     from kelron_lib.chat.widget import chat_widget
 
     print(f"Chat widget: {reason}. In a batch run a fixed probe dialogue is printed instead.")
-    display(chat_widget(model, tokenizer, persona, cfg))
+    _shown.append(chat_widget(model, tokenizer, persona, cfg))
+    display(_shown[-1])
+
+
+def close_chats() -> None:
+    """Take what `show_chat` displayed off the page, and give its models' memory back: a GPU has no room for two."""
+    if not _shown:
+        return
+    while _shown:
+        _shown.pop().panel.close()
+    gc.collect()
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def open_chat(cfg: RunConfig, adapter: Path) -> None:
-    """Load base and adapter and show the chat. Raises KelronError where they or the persona cannot be loaded."""
+    """Load base and adapter and show the chat, in place of an earlier one. Raises KelronError where they or the persona
+    cannot be loaded."""
+    close_chats()
     persona = load_persona(cfg.data.persona)
     model, tokenizer = load_to_answer(cfg, Path(adapter))
     show_chat(model, tokenizer, persona, cfg)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shlex
 import threading
 import time
 import traceback
@@ -13,18 +14,19 @@ from typing import Any
 
 from kelron_lib.chat import markup
 from kelron_lib.chat.controls import Entry, Probes, Settings
-from kelron_lib.chat.dialogue import Dialogue
+from kelron_lib.chat.dialogue import TUNED, Dialogue, language_of
 from kelron_lib.chat.flags import examine
 from kelron_lib.chat.markup import Bubble
 from kelron_lib.config import RunConfig
 from kelron_lib.errors import KelronError
 from kelron_lib.persona import Persona
+from kelron_lib.settings import DataSettings
 
 UPDATE_SECONDS = 0.05
 """Least time between two updates of a growing answer: about 20 a second."""
 UPDATE_CHARACTERS = 2000
-"""An answer this long is sent half as often, as a whole one is sent each time: a page draws about as much a second
-however long the answer is."""
+"""A turn this long is sent half as often, as a whole one is sent each time: a page draws about as much a second however
+long the question and its answers are."""
 TURNS_SHOWN = 40
 """Older turns leave the page, or it would grow without end; the dialogue and its file keep them. All but the newest are
 one widget: a page keeps what a widget that has left it had drawn, and draws anew all that stood after it."""
@@ -161,12 +163,13 @@ class ChatPanel:
     def _begin(self, turn: Turn) -> None:
         # Settings are taken here, so that a change during the answer counts from the next one on.
         self.settings.apply(self.dialogue)
-        turn.language = self.dialogue.language
+        turn.language = language_of(turn.prompt, self.dialogue.language)
         turn.show()
         self._show_earlier()
         self._last = turn
         self.entry.show_plain("")
         self._cancel.clear()
+        self._clear_after = False  # of a Clear that came as the answer before had just ended
         self.entry.stop.disabled = False
         self._thread = threading.Thread(target=self._write, args=(turn,), daemon=True)
         self._thread.start()
@@ -203,7 +206,16 @@ class ChatPanel:
             return
         self._file = path
         answers = f"{count} answer{'s' * (count != 1)}"
-        self._say(f"{answers} saved. To score: kelron evaluate --answers {path} --out {path.with_suffix('')}")
+        self._say(f"{answers} saved to {path}. {self._scoring(path)}")
+
+    def _scoring(self, path: Path) -> str:
+        """What scores the saved file, in words."""
+        if TUNED in self.dialogue.models and all(record["model"] != TUNED for record in self.dialogue.records):
+            return "All are the base's: a scoreboard needs one of the tuned model's, too."
+        command = ["kelron", "evaluate", "--answers", str(path), "--out", str(path.with_suffix(""))]
+        if (persona := self.dialogue.cfg.data.persona) != DataSettings().persona:
+            command += ["--persona", str(Path(persona).absolute()) if Path(persona).is_file() else persona]
+        return f"To score: {shlex.join(command)}"
 
     def stop(self) -> None:
         """End the present answer at its next token."""
@@ -221,6 +233,12 @@ class ChatPanel:
         self.entry.show_plain("")
         self._show_none()
         self._say("")
+
+    def close(self) -> None:
+        """Take the chat off the page; a widget that is not closed keeps its model for as long as the kernel lives."""
+        self.stop()
+        self.wait()
+        _close(self.root)
 
     # The thread that writes
 
@@ -258,7 +276,7 @@ class ChatPanel:
                 bubbles[-1] = Bubble(which, said, writing=True)
                 if time.monotonic() >= next_show:
                     turn.show()
-                    next_show = time.monotonic() + UPDATE_SECONDS * (1 + len(said) / UPDATE_CHARACTERS)
+                    next_show = time.monotonic() + UPDATE_SECONDS * (1 + len(turn.view.value) / UPDATE_CHARACTERS)
         bubbles[-1] = Bubble(which, record["answer"])
         bubbles[-1] = self._finished(record, sure=bool(turn.kind))
         turn.show()
@@ -281,6 +299,12 @@ class ChatPanel:
         bubbles.append(Bubble("error", error, details=trace))
         turn.show()
         self._say("The answer ended in an error.", warn=True)
+
+
+def _close(widget: Any) -> None:
+    for child in getattr(widget, "children", ()):
+        _close(child)
+    widget.close()
 
 
 def _sentence(error: KelronError) -> str:

@@ -47,13 +47,16 @@ STYLE = """<style>
 .kelron-view .kv-along { grid-column: 2; display: flex; flex-wrap: wrap; justify-content: space-between; }
 .kelron-view .kv-keys i { display: inline-block; width: 14px; height: 0; border-top: 3px solid; vertical-align: middle;
   margin: 0 4px 0 10px; }
-.kelron-view .jupyter-widget-Collapse { margin: 10px 0 0 -8px; border: 0; }
-.kelron-view .jupyter-widget-Collapse-header { padding: 0; border: 0; background: none; font-size: 12px;
+.kelron-view .kv-fold { margin: 10px 0 0; overflow: visible; }
+.kelron-view .kv-fold .widget-checkbox { width: auto; height: auto; margin: 0; overflow: visible; }
+.kelron-view .kv-fold label { display: flex; gap: 6px; align-items: center; width: max-content; font-size: 12px;
   color: var(--kv-soft); cursor: pointer; }
-.kelron-view .jupyter-widget-Collapse-header:focus-visible { outline: 2px solid var(--kv-valid); outline-offset: 2px; }
-.kelron-view .jupyter-widget-Collapse-contents { padding: 6px 0 0 8px; border: 0; background: none; color: inherit; }
+.kelron-view .kv-fold input { margin: 0; accent-color: var(--kv-valid); }
+.kelron-view .kv-fold input:focus-visible { outline: 2px solid var(--kv-valid) !important; outline-offset: 2px; }
+.kelron-view .widget-checkbox:has(:checked) + .widget-html { margin-top: 6px; }
+.kelron-view .widget-checkbox:not(:has(:checked)) + .widget-html { display: none; }
 .kelron-view .kv-said { display: flex; flex-direction: column-reverse; max-height: 220px; overflow: auto; }
-.kelron-view .kv-said pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font-size: 12px;
+.kelron-view .kv-said pre { flex: none; white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font-size: 12px;
   color: inherit; background: none; }
 </style>"""
 WIDTH, HEIGHT = 600, 150
