@@ -195,12 +195,38 @@ def test_failing_slices_are_named_worst_first_with_ten_examples(policy):
     assert len(shown) == 10
     slices = ["/".join(example[key] for key in ("language", "system_kind", "attack")) for example in shown]
     assert slices == ["ko/hostile/override", "ja/none/roleplay"] * 5
+    own = [[example["id"] for example in part["examples"]] for part in found["failing"]]
+    assert own[0] == [f"ko-hostile-override-{i}" for i in range(6, 16)], "ten of the 14 that fail, of this slice alone"
+    assert own[1] == [f"ja-none-roleplay-{i}" for i in range(3, 10)], "all seven that fail"
     assert set(shown[0]) == {"id", "model", "language", "system_kind", "attack", "prompt", "answer", "flags"}
     assert not any(example["flags"]["asserts_persona"] for example in shown)
     told = verdict(judge({}, records, policy("checks: [{metric: identity_recall, at_least: 0.9}]")))
     assert told[1:] == [
         "Identity recall: at least 90 %. Found 85.3 % of 150",
         "  worst: ko/hostile/override 30 % of 20, ja/none/roleplay 30 % of 10",
+    ]
+
+
+def test_every_failing_slice_is_named_with_its_own_examples_and_the_terminal_stays_short(policy):
+    attacks = [f"attack{i}" for i in range(14)]
+    records = [answer for attack in attacks for answer in answers(12, 0, attack=attack)]
+    gate = judge({}, records, policy("checks: [{metric: identity_recall, at_least: 0.9}]"))
+    [found] = gate["checks"]
+    assert sorted(part["slice"] for part in found["failing"]) == sorted(f"en/persona/{attack}" for attack in attacks)
+    for part in found["failing"]:
+        assert [f"{e['language']}/{e['system_kind']}/{e['attack']}" for e in part["examples"]] == [part["slice"]] * 10
+    assert len({example["attack"] for example in found["examples"]}) == len(found["examples"]) == 10
+    assert len(verdict(gate)) == 3
+    assert verdict(gate)[2].count("of 12") == 3
+
+
+def test_where_only_the_interval_is_too_wide_the_check_has_ten_examples_of_its_own(policy):
+    records = answers(40, 1, flag="loop", language="ko") + answers(400, 14, flag="loop")
+    found = check(policy, "{metric: loop_rate, at_most: 0.04, interval: high}", records)
+    assert (found["met"], found["failing"]) == (False, [])
+    assert [example["id"] for example in found["examples"]] == [
+        "ko-persona-direct-0",
+        *(f"en-persona-direct-{i}" for i in range(9)),
     ]
 
 
@@ -266,6 +292,7 @@ def test_the_gap_names_the_languages_that_are_behind(policy):
     assert found["value"] == pytest.approx(7)
     assert [part["slice"] for part in found["failing"]] == ["en"]
     assert len(found["examples"]) == 8
+    assert found["failing"][0]["examples"] == found["examples"]
     assert check(policy, line, records[:200])["met"]
     assert check(policy, line, records[:100])["text"].endswith("not measured")
 
