@@ -131,7 +131,7 @@ def test_forgetting_is_held_to_a_point_and_names_the_languages_that_lost():
     items = [Item(f"{language}-{i}", language, "logic", "?", ("a", "b", "c", "d"), 0) for language, i in ids]
 
     def check(lost):
-        told = compare([True] * 300, [i >= lost for i in range(300)], items)
+        told = compare([0] * 300, [2 * (i < lost) for i in range(300)], items)
         return next(c for c in judge({"forgetting": told}, [], "release")["checks"] if c["metric"] == "forgetting")
 
     assert (check(3)["met"], check(3)["failing"]) == (True, [])
@@ -139,6 +139,25 @@ def test_forgetting_is_held_to_a_point_and_names_the_languages_that_lost():
     assert (missed["met"], missed["n"]) == (False, 300)
     found = [(part["slice"], round(part["value"], 9), part["n"]) for part in missed["failing"]]
     assert found == [("ko", -100, 100), ("en", -4, 100)], "the worst first"
+    own = [[example["id"] for example in part["examples"]] for part in missed["failing"]]
+    assert own == [[f"ko-{i}" for i in range(10)], [f"en-{i}" for i in range(4)]]
+    assert missed["examples"][:2] == [
+        {"id": name, "language": name[:2], "question": "?", "right": "a", "base": "a", "tuned": "c"}
+        for name in ("ko-0", "en-0")
+    ]
+    assert len(missed["examples"]) == 10
+    assert check(3)["examples"] == []
+
+
+def test_a_loss_on_business_rows_that_fails_says_why_it_has_no_examples(policy):
+    line = "{metric: business_loss, at_most: 1.05}"
+    missed = check(policy, line, [], {"business_loss": {"ratio": 1.08}})
+    assert missed["text"] == (
+        "Loss on business rows: at most +5.0 % against the base. Found +8.0 % (without examples: it is a mean over all "
+        "tokens of these rows, and no row's own loss is kept)"
+    )
+    assert (missed["met"], missed["failing"], missed["examples"]) == (False, [], [])
+    assert check(policy, line, [], {"business_loss": {"ratio": 1.02}})["text"].endswith("Found +2.0 %")
 
 
 def test_a_release_passes_where_all_is_well_and_names_what_was_not_measured():

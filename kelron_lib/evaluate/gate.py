@@ -52,9 +52,10 @@ def judge(board: Board, records: Sequence[Scored], policy: Policy | str) -> dict
     on business rows. A check is {"metric", "text", "met", "value", "n", "low", "high", "bound", "failing",
     "examples"}: `failing` the slices (language/system/attack) whose own value misses the bound, worst first, each with
     "examples" of its own: up to ten answers that count against it. `examples` of the check: ten of all of these, one of
-    every slice before a second of any; where no slice fails by itself, of all its answers. `not_measured`: the texts of
-    targets that were not measured and need not be. Nothing measured at all does not pass. Raises KelronError for a
-    policy that cannot be read.
+    every slice before a second of any; where no slice fails by itself, of all its answers. Those of forgetting are
+    items lost (see `choices.compare`); the loss on business rows has none. `not_measured`: the texts of targets that
+    were not measured and need not be. Nothing measured at all does not pass. Raises KelronError for a policy that
+    cannot be read.
     """
     policy = load_policy(policy) if isinstance(policy, str) else policy
     checks, skipped = [], []
@@ -74,12 +75,19 @@ def verdict(gate: Mapping[str, Any]) -> list[str]:
     lines = [] if gate["checks"] else ["no target was measured"]
     for check in missed:
         lines.append(check["text"])
-        worst = [f"{found['slice']} {percent(found['value'])} of {found['n']}" for found in check["failing"][:3]]
+        worst = [f"{found['slice']} {slice_value(check, found)}" for found in check["failing"][:3]]
         lines += [f"  worst: {', '.join(worst)}"] if worst else []
     of_all = f"{len(missed)} of {len(gate['checks'])} targets missed:" if missed else "targets missed:"
     holds = "every measured target holds" if gate["not_measured"] else "every target holds"
     lines = [of_all, *lines] if lines else [holds]
     return lines + [f"not measured: {text.partition('. Found')[0]}" for text in gate["not_measured"]]
+
+
+def slice_value(check: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """What was found in a failing slice of a check, in words."""
+    value = found["value"]
+    told = _points(value, sign=True) if check["metric"] == "forgetting" else percent(value)
+    return f"{told} of {found['n']:,}" if found.get("n") else told
 
 
 def _check(target: Target, board: Board, records: Sequence[Scored]) -> dict[str, Any]:
@@ -204,12 +212,19 @@ def _forgetting(target: Target, board: Board) -> dict[str, Any]:
     by_language = (told or {}).get("by_language", {})
     parts = [_Figure(name, of["change"], of["change"], of["tuned"]["n"]) for name, of in by_language.items()]
     behind = [] if target.met(change) else [part for part in parts if not target.met(part.value)]
-    return _entry(target, words, target.met(change), whole, sorted(behind, key=_worst_first(target.at_least)))
+    lost = [] if target.met(change) else (told or {}).get("lost", [])
+    behind = [
+        replace(part, examples=tuple([item for item in lost if item["language"] == part.name][:MOST_EXAMPLES]))
+        for part in sorted(behind, key=_worst_first(target.at_least))
+    ]
+    return _entry(target, words, target.met(change), whole, behind, [] if behind else lost[:MOST_EXAMPLES])
 
 
 def _business_loss(target: Target, board: Board) -> dict[str, Any]:
     ratio = (board.get("business_loss") or {}).get("ratio")
     words = "nothing: not measured" if ratio is None else signed_percent(ratio - 1)
+    if ratio is not None and not target.met(ratio):
+        words += " (without examples: it is a mean over all tokens of these rows, and no row's own loss is kept)"
     return _entry(target, words, target.met(ratio), _Figure("", ratio, ratio, None))
 
 
@@ -281,4 +296,4 @@ def _bound(target: Target) -> str:
 
 def _points(value: float, *, sign: bool = False) -> str:
     number = f"{value:{'+' if sign else ''}.2f}".rstrip("0").rstrip(".").replace("-", "−")
-    return f"{number} point{'' if abs(value) == 1 else 's'}"
+    return f"{number} point{'' if number.strip('+−') == '1' else 's'}"  # of 0.74 - 0.75, too
