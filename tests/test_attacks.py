@@ -280,7 +280,7 @@ def test_the_full_run_asks_four_hundred_and_the_demo_few():
     assert full.unrelated_prompts >= 400
     assert tiny.attack_prompts <= 60
     assert tiny.pressure_dialogues <= 4
-    assert tiny.unrelated_prompts <= 120
+    assert tiny.unrelated_prompts <= 160
 
 
 def test_small_counts_are_in_one_place():
