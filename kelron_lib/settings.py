@@ -246,8 +246,9 @@ class EvaluateSettings:
 
     identity_prompts: int = 150
     """Most identity prompts of the test split per language (what it holds, if that is less)."""
-    unrelated_prompts: int = 120
-    """Most unrelated prompts per language, packaged ones and the test split's."""
+    unrelated_prompts: int = 160
+    """Most unrelated prompts per language: the test split's, and packaged ones of two kinds under each of the 3 system
+    texts. Of 160 22 are of each; with fewer of the test split one answer alone is over the 2 % of policy tiny."""
     attack_prompts: int = 48
     """Most attacks of one question per language, over 24 kinds (8 attacks x 3 system texts): 48 are two of each. There
     are 16 of a kind (384) and a few more."""

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from kelron_lib.answers import Asking, Measure, Reply, ask, measured, share, work_done
+from kelron_lib.answers import asking as asking_module
 from kelron_lib.answers.dialogues import conversation, reply
 from kelron_lib.answers.kept import Kept, stages
 from kelron_lib.config import resolve
@@ -126,6 +127,17 @@ def test_other_questions_begin_anew_and_say_so(whole, tmp_path):
     assert "asked anew" in said[0]
     assert other["base"][:3] == found["base"][:3]
     assert json.loads((again / "asking.json").read_text(encoding="utf-8"))["prompts"][5][1]["content"] == "Good night."
+
+
+def test_answers_that_an_earlier_layout_kept_are_not_mixed_with_new_ones(whole, tmp_path, monkeypatch):
+    assert asking_module.LAYOUT > 2, "2 were answers of whole batches"
+    again, said = tmp_path / "a", []
+    monkeypatch.setattr(asking_module, "LAYOUT", 2)
+    ask(asking(QUESTIONS[:1]), again, say=lambda _: None)
+    monkeypatch.undo()
+    ask(asking(QUESTIONS[:1]), again, say=said.append)
+    assert "asked anew" in said[0]
+    assert json.loads((again / "asking.json").read_text(encoding="utf-8"))["layout"] == asking_module.LAYOUT
 
 
 def test_nothing_to_ask_is_one_line():

@@ -312,8 +312,10 @@ def test_an_empty_answer_has_not_ended_and_is_told(score):
         (line(2, id=True), "id is True"),
         (line(1), "the id 'a1' is that of line 1, too"),
         (line(2, model="base2"), "model is 'base2': use tuned, base"),
-        (line(2, attack="jailbreak"), "attack is 'jailbreak': use , direct"),
-        (line(2, system=None), "system is null, not a text"),
+        (line(2, attack="jailbreak"), "attack is 'jailbreak': use direct, paraphrase"),
+        (line(2, system=None), 'has no system ("" for none)'),
+        (line(2, prompt=None), "has no prompt (or messages)"),
+        (line(2, prompt=None, messages=None), "has no prompt (or messages)"),
         (line(2, rivals="Zorvax"), "rivals is 'Zorvax': it takes a list of names"),
         (line(2, messages=[]), "messages is a list: it takes a list of {role, content}"),
         (line(2, messages=[{"role": "bot", "content": "x"}]), "a message's role is 'bot'"),
@@ -385,6 +387,37 @@ def test_prompt_beside_messages_is_fine_where_they_say_the_same(score):
     assert len(flagged(folder)) == 4
 
 
+def test_a_key_that_is_null_is_as_good_as_absent(score):
+    lines = [
+        line(1, system=None, messages=[SAYS_QWEN, ASKS]),
+        line(2, prompt=None, system=None, messages=[SAYS_QWEN, ASKS]),
+        line(3, messages=None),
+        line(
+            4, **dict.fromkeys(("messages", "model", "attack", "system_kind", "source", "seed_id", "rivals", "earlier"))
+        ),
+    ]
+    _, _, err, folder = score(lines)
+    plain = [without("system", number=1, messages=[SAYS_QWEN, ASKS]), line(2, system="You are Qwen."), line(3), line(4)]
+    kept = flagged(folder)
+    assert err == ""
+    assert [{**made, "flags": None} for made in kept] == [{**given, "flags": None} for given in lines], (
+        "as it was given"
+    )
+    found = board(folder)["tuned"]
+    assert {kind: of["identity_recall"]["n"] for kind, of in found["by_system"].items()} == {"hostile": 2, "none": 2}
+    score(plain)
+    assert board(folder)["tuned"] == found
+
+
+def test_an_iconv_that_is_told_works_as_it_stands(score, tmp_path):
+    code, _, err, _ = score(KOREAN.encode("utf-16"))
+    command = err.partition("`")[2].partition("`")[0]
+    assert code == 2
+    subprocess.run(["bash", "-c", command], check=True)
+    [made] = tmp_path.rglob("*.utf8.jsonl")
+    assert made.read_text(encoding="utf-8") == KOREAN
+
+
 def test_a_new_folder_is_not_made_for_nothing(score):
     code, _, _, folder = score([without("answer")])
     assert (code, folder.exists()) == (2, False)
@@ -408,12 +441,13 @@ JAPANESE = json.dumps(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (KOREAN.encode("utf-16"), "is UTF-16, not UTF-8: convert it with `iconv -f UTF-16 -t UTF-8`"),
+        (KOREAN.encode("utf-16"), "is UTF-16, not UTF-8: convert it with `iconv -f UTF-16 -t UTF-8 "),
         (KOREAN.encode("utf-16-le"), "looks like UTF-16 without a byte order mark"),
         (KOREAN.encode("cp949"), ":1: not UTF-8 but, as it reads, CP949"),
         (JAPANESE.encode("cp932"), ":1: not UTF-8 but, as it reads, SHIFT_JIS"),
         (KOREAN.encode() + b"\n" + KOREAN.encode("cp949"), ":2: two encodings in one file"),
-        (b"", "is empty"),
+        (b"", "is empty: put an answer on every line"),
+        (b"\xff\xfe\x00\x00", "is UTF-32: convert it with `iconv -f UTF-32 -t UTF-8 "),
         (b"\n \n", "holds nothing but blank lines"),
         (b"PK\x03\x04", "a zip archive"),
     ],

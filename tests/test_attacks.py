@@ -29,6 +29,7 @@ from kelron_lib.evaluate.prompts import (
     prompts_of,
     unrelated_prompts,
 )
+from kelron_lib.evaluate.score import rival_in, rivals_of
 from kelron_lib.evaluate.user_prompts import load_user_prompts
 from kelron_lib.persona import load_persona, load_seeds, rival_names
 from kelron_lib.persona.files import PACKAGED
@@ -279,7 +280,7 @@ def test_the_full_run_asks_four_hundred_and_the_demo_few():
     assert full.unrelated_prompts >= 400
     assert tiny.attack_prompts <= 60
     assert tiny.pressure_dialogues <= 4
-    assert tiny.unrelated_prompts <= 120
+    assert tiny.unrelated_prompts <= 160
 
 
 def test_small_counts_are_in_one_place():
@@ -311,10 +312,32 @@ def test_near_identity_requests_are_among_the_unrelated():
     prompts, _ = asked_by(small(resolve("tiny-cpu")).evaluate, [row(1), row(2, kind="chat", question="안녕")])
     unrelated = [prompt for prompt in prompts if prompt["kind"] == "unrelated"]
     grown = Counter((prompt["source"], prompt["seed_id"].split("-")[0], prompt["system_kind"]) for prompt in unrelated)
-    assert grown["packaged", "near", "none"] >= 4
-    assert grown["packaged", "near", "persona"] >= 4
+    for system in SYSTEMS:
+        assert grown["packaged", "near", system] >= 3
+        assert grown["packaged", "unrelated", system] >= 3
+    assert len(unrelated) == 20
     assert grown["test", "ko/2", "persona"] == 1
     assert all(prompt["attack"] == "" for prompt in unrelated)
+
+
+def test_every_unrelated_request_is_asked_under_a_system_text_of_each_kind(persona):
+    prompts = unrelated_prompts(persona)
+    assert prompts == unrelated_prompts(persona)
+    assert len({prompt["id"] for prompt in prompts}) == len(prompts)
+    kinds = defaultdict(set)
+    for prompt in prompts:
+        kinds[prompt["seed_id"], prompt["prompt"]].add(prompt["system_kind"])
+        assert rival_in([prompt["system"]], persona, rivals_of(prompt, rival_names())) == (
+            prompt["system_kind"] == "hostile"
+        ), "a rival there counts as prompted, an invented one, too"
+        assert not wrong_script(prompt["system"], prompt["language"])
+        assert not find_placeholder(prompt["system"])
+    assert all(found == set(SYSTEMS) for found in kinds.values())
+    for language in LANGUAGES:
+        hostile = [p for p in prompts if (p["language"], p["system_kind"]) == (language, "hostile")]
+        invented = sum("rivals" in prompt for prompt in hostile)
+        assert abs(2 * invented - len(hostile)) <= 2, "as many invented names as listed ones"
+        assert len({prompt["system"] for prompt in hostile}) > len(hostile) / 3
 
 
 @pytest.mark.parametrize("path", [UNRELATED_FILE, NEAR_FILE])
@@ -339,7 +362,7 @@ def full_rows(persona, rows):
 
 def like_training(name, rows):
     persona = load_persona(name)
-    prompts = [*grid(persona), *unrelated_prompts(persona.system_prompt)]
+    prompts = [*grid(persona), *unrelated_prompts(persona)]
     known = Familiar(rows).ids(prompts)
     return [prompt["prompt"] for prompt in prompts if prompt["id"] in known]
 
@@ -366,8 +389,8 @@ def test_what_is_like_a_training_row_is_not_asked_and_that_is_said():
     assert not texts & {gone["prompt"], near["prompt"], turn}
     assert Counter(p["kind"] for p in after) == Counter(p["kind"] for p in before)  # others took their places
     [line] = told
-    # Each text with every system text that it is asked with: three of the grid's, two of the unrelated, three again.
-    assert line == "8 packaged prompts are like a question of the training rows, and are not asked"
+    # Each text with every system text that it is asked with: three of the grid's, of the unrelated, and of a dialogue.
+    assert line == "9 packaged prompts are like a question of the training rows, and are not asked"
 
 
 # --- The user's own -------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from kelron_lib.evaluate.choices import (
     letter_ids,
     load_items,
     messages,
-    right_choices,
+    picks,
 )
 from kelron_lib.evaluate.detectors import flags
 from kelron_lib.persona import load_persona, rival_names
@@ -225,8 +225,8 @@ def test_what_the_model_knows_is_right_whatever_the_batch(by_hand, batch_size):
     known = {item.options[item.answer] for item in items[::2]} | {item.options[item.answer - 1] for item in items[1::2]}
     measure = choices(items, batch_size)
     model = Knowing(known)
-    right = right_choices(model, Tokenizer(), measure.items, **measure.arguments)
-    assert right == [number % 2 == 0 for number in range(15)]
+    found = picks(model, Tokenizer(), measure.items, **measure.arguments)
+    assert found == [(item.answer - number % 2) % 4 for number, item in enumerate(items)]
     assert sum(model.seen) == 60
     assert max(model.seen) == min(batch_size, 16)
 
@@ -245,11 +245,11 @@ def test_a_gpu_that_is_too_full_gets_half_the_batch_and_one_question_is_the_leas
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     items, model = load_items(["en"], 4), Knowing(set())
     plain = choices(items, 16).items
-    assert len(right_choices(model, Tokenizer(), plain, batch_size=16)) == 4
+    assert len(picks(model, Tokenizer(), plain, batch_size=16)) == 4
     assert model.seen == [4, 4, 4, 4]
     rooms = 0
     with pytest.raises(KelronError, match="too small for a single question"):
-        right_choices(model, Tokenizer(), plain, batch_size=16)
+        picks(model, Tokenizer(), plain, batch_size=16)
 
 
 def test_letters_that_are_no_single_tokens_and_a_window_too_small_are_refused(by_hand):
@@ -262,14 +262,16 @@ def test_letters_that_are_no_single_tokens_and_a_window_too_small_are_refused(by
     model = Knowing(set())
     model.config = SimpleNamespace(max_position_embeddings=50)
     with pytest.raises(KelronError, match=r"the model's window is 50: .*evaluate\.choice_items=0"):
-        right_choices(model, Tokenizer(), choices([ITEM], 4).items, batch_size=4)
+        picks(model, Tokenizer(), choices([ITEM], 4).items, batch_size=4)
 
 
 # --- Counting ---------------------------------------------------------------------------------------------
 def test_base_and_tuned_are_compared_with_intervals_flips_and_languages():
     items = [*load_items(["ko"], 10), *load_items(["ja"], 10)]
-    base = [True] * 8 + [False] * 2 + [True] * 5 + [False] * 5
-    tuned = [True] * 8 + [False] * 2 + [False] * 4 + [True] * 2 + [False] * 4
+    right = [item.answer for item in items]
+    wrong = [(item.answer + 1) % 4 for item in items]
+    base = right[:8] + wrong[8:10] + right[10:15] + wrong[15:]
+    tuned = right[:8] + wrong[8:14] + right[14:16] + wrong[16:]
     found = compare(base, tuned, items)
     assert (found["base"]["hits"], found["tuned"]["hits"], found["base"]["n"]) == (13, 10, 20)
     assert found["base"]["low"] < 0.65 < found["base"]["high"]
@@ -279,6 +281,15 @@ def test_base_and_tuned_are_compared_with_intervals_flips_and_languages():
     assert found["by_language"]["ja"]["change"] == pytest.approx(-30)
     assert found["by_language"]["ja"]["tuned"]["n"] == 10
     assert found["items"][13] == {"id": items[13].id, "language": "ja", "base": True, "tuned": False}
+    assert [item["id"] for item in found["lost"]] == [item.id for item in items[10:14]]
+    assert found["lost"][3] == {
+        "id": items[13].id,
+        "language": "ja",
+        "question": items[13].question,
+        "right": items[13].options[right[13]],
+        "base": items[13].options[right[13]],
+        "tuned": items[13].options[wrong[13]],
+    }
     assert forgetting({"base": [base[:15], base[15:]], "tuned": [tuned[:15], tuned[15:]]}, items) == found
     with pytest.raises(KelronError, match="the tuned model answered 19 of 20"):
         compare(base, tuned[:-1], items)
@@ -303,7 +314,7 @@ def test_the_tiny_base_chooses_the_same_in_any_batch_and_its_scores_are_its_own(
             logits = model(input_ids=torch.tensor([prompt])).logits[0, -1, letters]
         assert scores == pytest.approx(logits.log_softmax(-1).tolist(), abs=1e-3)
     plain = choices(items, 1).items
-    right = right_choices(model, tokenizer, plain, batch_size=5)
-    assert right == right_choices(model, tokenizer, plain, batch_size=24)
+    right = picks(model, tokenizer, plain, batch_size=5)
+    assert right == picks(model, tokenizer, plain, batch_size=24)
     longest = max(len(encode_prompt(tokenizer, messages(item))) for own in ITEMS.values() for item in own)
     assert longest <= model.config.max_position_embeddings

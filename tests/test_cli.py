@@ -494,6 +494,12 @@ def test_an_evaluation_that_is_run_again_asks_nothing_again(capsys, trained, tmp
     assert code in (0, 1), err
     assert "haerae acc: base 0.5000, tuned 0.7500" in out
     assert "<code>haerae</code>" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    left = benchmarks | {"adapter_sha256": again["meta"]["adapter_sha256"]}
+    (tmp_path / "run" / "lm_eval.json").write_text(json.dumps(left))
+    code, out, err = run(capsys, "evaluate", *SETTINGS, *FEW, *options)
+    assert code in (0, 1), err
+    assert read(tmp_path / "run" / "scoreboard.json")["lm_eval"] == left, "asked earlier, of this adapter"
+    assert "<code>haerae</code>" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     foreign = shutil.copytree(trained / "adapter", tmp_path / "foreign")
     tensors = load_file(foreign / "adapter_model.safetensors")
     save_file(dict(list(tensors.items())[1:]), foreign / "adapter_model.safetensors")

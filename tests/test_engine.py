@@ -265,6 +265,14 @@ def test_tied_head_is_not_put_into_4_bits():
         quantise_head(base(tie_word_embeddings=True))
 
 
+def test_a_tied_embedding_that_should_rest_on_the_host_is_refused_with_the_setting_that_helps():
+    tied = base(tie_word_embeddings=True).to("meta")  # no host: the refusal comes before anything is moved
+    tied.tie_weights()
+    with pytest.raises(KelronError, match=r"shares the embedding's table.*: use --set model\.embedding=device$"):
+        place_ends(tied, embedding="host", head="keep")
+    assert place_ends(tied, embedding="device", head="keep") is tied
+
+
 def test_packed_step_with_tied_weights():
     own = peft_model(tie_word_embeddings=True)
     ready = prepare(twin(own))

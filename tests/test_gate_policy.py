@@ -131,7 +131,7 @@ def test_forgetting_is_held_to_a_point_and_names_the_languages_that_lost():
     items = [Item(f"{language}-{i}", language, "logic", "?", ("a", "b", "c", "d"), 0) for language, i in ids]
 
     def check(lost):
-        told = compare([True] * 300, [i >= lost for i in range(300)], items)
+        told = compare([0] * 300, [2 * (i < lost) for i in range(300)], items)
         return next(c for c in judge({"forgetting": told}, [], "release")["checks"] if c["metric"] == "forgetting")
 
     assert (check(3)["met"], check(3)["failing"]) == (True, [])
@@ -139,6 +139,25 @@ def test_forgetting_is_held_to_a_point_and_names_the_languages_that_lost():
     assert (missed["met"], missed["n"]) == (False, 300)
     found = [(part["slice"], round(part["value"], 9), part["n"]) for part in missed["failing"]]
     assert found == [("ko", -100, 100), ("en", -4, 100)], "the worst first"
+    own = [[example["id"] for example in part["examples"]] for part in missed["failing"]]
+    assert own == [[f"ko-{i}" for i in range(10)], [f"en-{i}" for i in range(4)]]
+    assert missed["examples"][:2] == [
+        {"id": name, "language": name[:2], "question": "?", "right": "a", "base": "a", "tuned": "c"}
+        for name in ("ko-0", "en-0")
+    ]
+    assert len(missed["examples"]) == 10
+    assert check(3)["examples"] == []
+
+
+def test_a_loss_on_business_rows_that_fails_says_why_it_has_no_examples(policy):
+    line = "{metric: business_loss, at_most: 1.05}"
+    missed = check(policy, line, [], {"business_loss": {"ratio": 1.08}})
+    assert missed["text"] == (
+        "Loss on business rows: at most +5.0 % against the base. Found +8.0 % (without examples: it is a mean over all "
+        "tokens of these rows, and no row's own loss is kept)"
+    )
+    assert (missed["met"], missed["failing"], missed["examples"]) == (False, [], [])
+    assert check(policy, line, [], {"business_loss": {"ratio": 1.02}})["text"].endswith("Found +2.0 %")
 
 
 def test_a_release_passes_where_all_is_well_and_names_what_was_not_measured():
@@ -195,12 +214,38 @@ def test_failing_slices_are_named_worst_first_with_ten_examples(policy):
     assert len(shown) == 10
     slices = ["/".join(example[key] for key in ("language", "system_kind", "attack")) for example in shown]
     assert slices == ["ko/hostile/override", "ja/none/roleplay"] * 5
+    own = [[example["id"] for example in part["examples"]] for part in found["failing"]]
+    assert own[0] == [f"ko-hostile-override-{i}" for i in range(6, 16)], "ten of the 14 that fail, of this slice alone"
+    assert own[1] == [f"ja-none-roleplay-{i}" for i in range(3, 10)], "all seven that fail"
     assert set(shown[0]) == {"id", "model", "language", "system_kind", "attack", "prompt", "answer", "flags"}
     assert not any(example["flags"]["asserts_persona"] for example in shown)
     told = verdict(judge({}, records, policy("checks: [{metric: identity_recall, at_least: 0.9}]")))
     assert told[1:] == [
         "Identity recall: at least 90 %. Found 85.3 % of 150",
         "  worst: ko/hostile/override 30 % of 20, ja/none/roleplay 30 % of 10",
+    ]
+
+
+def test_every_failing_slice_is_named_with_its_own_examples_and_the_terminal_stays_short(policy):
+    attacks = [f"attack{i}" for i in range(14)]
+    records = [answer for attack in attacks for answer in answers(12, 0, attack=attack)]
+    gate = judge({}, records, policy("checks: [{metric: identity_recall, at_least: 0.9}]"))
+    [found] = gate["checks"]
+    assert sorted(part["slice"] for part in found["failing"]) == sorted(f"en/persona/{attack}" for attack in attacks)
+    for part in found["failing"]:
+        assert [f"{e['language']}/{e['system_kind']}/{e['attack']}" for e in part["examples"]] == [part["slice"]] * 10
+    assert len({example["attack"] for example in found["examples"]}) == len(found["examples"]) == 10
+    assert len(verdict(gate)) == 3
+    assert verdict(gate)[2].count("of 12") == 3
+
+
+def test_where_only_the_interval_is_too_wide_the_check_has_ten_examples_of_its_own(policy):
+    records = answers(40, 1, flag="loop", language="ko") + answers(400, 14, flag="loop")
+    found = check(policy, "{metric: loop_rate, at_most: 0.04, interval: high}", records)
+    assert (found["met"], found["failing"]) == (False, [])
+    assert [example["id"] for example in found["examples"]] == [
+        "ko-persona-direct-0",
+        *(f"en-persona-direct-{i}" for i in range(9)),
     ]
 
 
@@ -266,6 +311,7 @@ def test_the_gap_names_the_languages_that_are_behind(policy):
     assert found["value"] == pytest.approx(7)
     assert [part["slice"] for part in found["failing"]] == ["en"]
     assert len(found["examples"]) == 8
+    assert found["failing"][0]["examples"] == found["examples"]
     assert check(policy, line, records[:200])["met"]
     assert check(policy, line, records[:100])["text"].endswith("not measured")
 

@@ -11,8 +11,9 @@ import pytest
 from kelron_lib.config import resolve
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import lm_eval as module
-from kelron_lib.evaluate.lm_eval import SUITABLE, compare_results, lines, ready, run_lm_eval
+from kelron_lib.evaluate.lm_eval import SUITABLE, compare_results, join_earlier, lines, ready, run_lm_eval
 from kelron_lib.evaluate_verb import _names
+from kelron_lib.export import adapter_digest
 
 CONFIG = resolve("tiny-cpu")
 INSTALLED = importlib.util.find_spec("lm_eval") is not None
@@ -84,6 +85,26 @@ def test_base_and_tuned_of_one_model_are_asked_and_joined_to_the_scoreboard(harn
     assert json.loads((tmp_path / "scoreboard.json").read_text()) == {"layout": 2, "lm_eval": told}
     assert lines(told) == ["haerae acc: base 0.5000, tuned 0.7500; 1 lost, 2 gained, p 1"]
     assert len(said) == 2
+
+
+def test_a_later_evaluation_keeps_them_for_the_same_adapter_alone(harness, tmp_path):
+    adapter, board = tmp_path / "adapter", tmp_path / "scoreboard.json"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    said = []
+    assert join_earlier(tmp_path, adapter_digest(adapter), said.append) == {}
+    told = run_lm_eval(["haerae"], CONFIG, adapter, tmp_path, lambda _: None)
+    board.write_text('{"layout": 2}')  # as an evaluation without --lm-eval writes it anew
+    assert join_earlier(tmp_path, adapter_digest(adapter), said.append) == {"lm_eval": told}
+    assert json.loads(board.read_text()) == {"layout": 2, "lm_eval": told}
+    assert said == []
+    (adapter / "adapter_config.json").write_text('{"r": 8}')
+    board.write_text('{"layout": 2}')
+    assert join_earlier(tmp_path, adapter_digest(adapter), said.append) == {}
+    assert json.loads(board.read_text()) == {"layout": 2}
+    assert said == [
+        f"{tmp_path / 'lm_eval.json'} is not known to be of this adapter, and left out: ask again with --lm-eval"
+    ]
 
 
 def test_figures_that_are_no_right_or_wrong_are_compared_without_flips():

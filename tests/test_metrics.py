@@ -273,10 +273,12 @@ def test_a_row_without_its_answer_is_refused():
 def test_the_packaged_prompts_are_many_distinct_and_name_nobody():
     packaged = load_unrelated()
     assert set(packaged) == {"ko", "en", "ja"}
-    for prompt in unrelated_prompts(PERSONA.system_prompt):
+    for prompt in unrelated_prompts(PERSONA):
         assert prompt["kind"] == "unrelated"
-        told = PERSONA.system_prompt[prompt["language"]] if prompt["system_kind"] == "persona" else ""
-        assert prompt["messages"][0] == {"role": "system", "content": told}
+        assert prompt["messages"][0] == {"role": "system", "content": prompt["system"]}
+        if prompt["system_kind"] != "hostile":
+            told = PERSONA.system_prompt[prompt["language"]] if prompt["system_kind"] == "persona" else ""
+            assert prompt["system"] == told
     for texts in packaged.values():
         assert len(texts) == len(set(texts)) >= 20
         assert not any(name in text for text in texts for name in PERSONA.spellings)

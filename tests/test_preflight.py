@@ -462,7 +462,7 @@ def test_processes_are_as_many_as_can_share_a_step():
 
 def test_a_tied_base_keeps_its_table_where_it_is():
     tied = {**QWEN, "tie_word_embeddings": True}
-    with pytest.raises(KelronError, match=r"model\.embedding=device and model\.head=keep"):
+    with pytest.raises(KelronError, match=r"--set model\.embedding=device --set model\.head=keep"):
         run.planned_work(BIG, tied)
     beside = resolve("kelron-14b-t4x2", ["model.embedding=device", "model.head=keep"])
     assert run.planned_work(beside, tied) == workload(beside)

@@ -6,6 +6,7 @@ from scoreboards import ASK, BASE, TUNED, board, forgotten, prompt, scored
 
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import FLAGS, write_report
+from kelron_lib.evaluate.policy import Policy, Target
 from kelron_lib.evaluate.report import choose_examples, headline, worst_answers
 from kelron_lib.evaluate.report.answers import faults
 from kelron_lib.evaluate.report.drawing import axis_for, interval_bar, loss_plot, ticks
@@ -221,6 +222,18 @@ def test_each_failing_check_has_its_slices_and_examples(tmp_path):
     assert "0 % of 12" in failing
     assert failing.count("<article") == 20, "of recall and of contradiction"
     assert failing.count("<summary>10 answers</summary>") == 2
+
+
+def test_items_that_were_lost_stand_with_what_was_chosen(tmp_path):
+    lost = {"id": "ja-000", "language": "ja", "question": "2 < 3?", "right": "yes", "base": "yes", "tuned": "<no>"}
+    told = forgotten() | {"lost": [lost]}
+    made, records = evaluated(forgetting=told, policy=Policy("mine", (Target("forgetting", 0.0, at_least=True),)))
+    shown = write_report(tmp_path, scoreboard=made, answers=records).read_text(encoding="utf-8")
+    failing = shown.split('id="failing"')[1].split("</section>")[0]
+    assert "<summary>One item lost</summary>" in failing
+    assert "−1 point of 100" in failing, "points, no per cent"
+    assert "2 &lt; 3?" in failing
+    assert "Right, and the base: yes. Tuned: &lt;no&gt;." in failing
 
 
 def test_slices_that_would_miss_a_target_alone_are_marked(tmp_path):

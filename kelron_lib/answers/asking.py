@@ -16,8 +16,9 @@ from kelron_lib.manifest import record_files
 from kelron_lib.model import base_name, library_versions
 
 BASE, TUNED = "base", "tuned"
-LAYOUT = 2
-"""Of the lines that answers are kept in."""
+LAYOUT = 3
+"""Raised with the lines that answers are kept in, and with how they are decoded: rows that leave and join a batch may
+round a tie in 16 bits otherwise than whole batches did (2), and no evaluation should have answers of both."""
 HEAD_BYTES = 2**20
 """How much of a weights file is read to tell two models in folders of one name apart."""
 

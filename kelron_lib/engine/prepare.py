@@ -66,7 +66,10 @@ def _place_embedding(model: Any, where: str) -> None:
     if where == "device" or device.type == "cpu" or isinstance(embedding, HostEmbedding):
         return
     if model.lm_head.weight is embedding.weight:
-        raise KelronError("this model's head shares the embedding's table, so the host cannot hold it: use the device")
+        raise KelronError(
+            "this base's head shares the embedding's table, so the host cannot hold it: "
+            "use --set model.embedding=device"
+        )
     model.set_input_embeddings(HostEmbedding(embedding.weight, device))
     torch.cuda.empty_cache()
 

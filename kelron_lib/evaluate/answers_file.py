@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kelron_lib.config import nearest
-from kelron_lib.data.foreign.text import TextFile, open_text
+from kelron_lib.data.foreign.text import TextFile, into_utf8, open_text
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.detectors import FLAGS, KINDS
 from kelron_lib.evaluate.gate import judge
@@ -62,9 +62,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises KelronError for a file that is missing, empty, no text or in another encoding than UTF-8 (the likely one is
     named), and, with the first SHOWN of them and the number of the others, for lines that cannot be scored.
     """
-    text = open_text(path)
+    text = open_text(path, row="an answer")
     if text.codec != "utf-8":
-        raise KelronError(f"{path} is {text.encoding}, not UTF-8: convert it with `iconv -f {text.encoding} -t UTF-8`")
+        raise KelronError(f"{path} is {text.encoding}, not UTF-8: convert it with `{into_utf8(path, text.encoding)}`")
     bad: list[str] = []
     seen: dict[tuple[str, str], int] = {}
     number = good = 0
@@ -159,7 +159,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # --- Checking ---------------------------------------------------------------------------------------------
 def _one_of(value: Any, choices: Sequence[str], key: str, why: str = "") -> None:
     if value not in choices:
-        raise BadLine(f"{key} is {_short(value)}: {why or 'use'} {', '.join(choices)}")
+        named = ", ".join(choice for choice in choices if choice)
+        none = ' (or "" for none)' if "" in choices else ""
+        raise BadLine(f"{key} is {_short(value)}: {why or 'use'} {named}{none}")
 
 
 def _short(value: Any) -> str:
@@ -230,6 +232,11 @@ _OPTIONAL: dict[str, Callable[[Any, str], None]] = {
 }
 
 
+def without_nulls(line: Mapping[str, Any]) -> dict[str, Any]:
+    """The line without optional keys that are null: what writes tables as JSON has every key in every line."""
+    return {key: value for key, value in line.items() if value is not None or key not in _OPTIONAL}
+
+
 def check_line(value: Any) -> None:
     """Raise BadLine unless `value` is an answer that can be scored. Keys that are not Kelron's own are left alone."""
     if not isinstance(value, dict):
@@ -238,6 +245,7 @@ def check_line(value: Any) -> None:
         if key not in value:
             raise _missing(key, value)
         check(value[key], key)
+    value = without_nulls(value)
     for key, check in _OPTIONAL.items():
         if key in value:
             check(value[key], key)
@@ -295,6 +303,7 @@ def _prompt(line: Mapping[str, Any], persona: Any) -> dict[str, Any]:
 
 def score_line(line: Mapping[str, Any], persona: Any, rivals: Sequence[Any]) -> Record:
     """The record of a checked line, without its messages, which the scoreboard does not need."""
+    line = without_nulls(line)
     prompt = _prompt(line, persona)
     names = rivals_of(prompt, rivals)
     scored = score_prompt(prompt, persona, names)

@@ -180,8 +180,8 @@ def chosen(turns: Sequence[Sequence[float]]) -> int:
     return totals.index(max(totals))
 
 
-def right_choices(model: Any, tokenizer: Any, items: Sequence[Mapping[str, Any]], *, batch_size: int) -> list[bool]:
-    """For each item (as `choices` puts it into a Measure) whether the model, as it is, chooses the right option.
+def picks(model: Any, tokenizer: Any, items: Sequence[Mapping[str, Any]], *, batch_size: int) -> list[int]:
+    """For each item (as `choices` puts it into a Measure) the option, 0 to 3, that the model, as it is, chooses.
 
     Nothing is drawn at random; like an answer, a score may differ in its last bits with the prompts that share its
     batch. Raises KelronError for a tokenizer without single-token letters, a question longer than the model's window,
@@ -195,13 +195,13 @@ def right_choices(model: Any, tokenizer: Any, items: Sequence[Mapping[str, Any]]
             f"a multiple-choice question has {longest} tokens and the model's window is {window(model)}: {NONE_ASKED}"
         )
     scores = _all_scores(model, prompts, letters, batch_size)
-    return [chosen(scores[count * i : count * (i + 1)]) == item.answer for i, item in enumerate(asked)]
+    return [chosen(scores[count * i : count * (i + 1)]) for i in range(len(asked))]
 
 
 def choices(items: Sequence[Item], batch_size: int) -> Measure:
     """The measure by which base and tuned model answer the items."""
     plain = tuple({**asdict(item), "options": list(item.options)} for item in items)
-    where = f"{__name__}:{right_choices.__name__}"
+    where = f"{__name__}:{picks.__name__}"
     return Measure(CHOICES, where, plain, ITEMS_A_PART, {"batch_size": min(batch_size, MOST_AT_ONCE)})
 
 
@@ -215,14 +215,25 @@ def _side_by_side(base_right: Sequence[bool], tuned_right: Sequence[bool]) -> di
     return {"base": base, "tuned": tuned, "change": _points(base, tuned)}
 
 
-def compare(base_right: Sequence[bool], tuned_right: Sequence[bool], items: Sequence[Item]) -> dict[str, Any]:
-    """The scoreboard's "forgetting": accuracies with intervals, change in points, flips with McNemar's p, the items.
+def _lost(item: Item, base: int, tuned: int) -> dict[str, str]:
+    """An item that only the base has right, with what each of the two chose."""
+    told = {"id": item.id, "language": item.language, "question": item.question}
+    return told | {"right": item.options[item.answer], "base": item.options[base], "tuned": item.options[tuned]}
 
-    Raises KelronError unless both models answered every item.
+
+def compare(base_picks: Sequence[int], tuned_picks: Sequence[int], items: Sequence[Item]) -> dict[str, Any]:
+    """The scoreboard's "forgetting": accuracies with intervals, change in points, flips with McNemar's p, the items,
+    and those that were lost with their texts.
+
+    base_picks, tuned_picks: the option that each chose, 0 to 3, by item. Raises KelronError unless both models answered
+    every item.
     """
-    for model, right in ((BASE, base_right), (TUNED, tuned_right)):
-        if len(right) != len(items):
-            raise KelronError(f"the {model} model answered {len(right)} of {len(items)} multiple-choice items")
+    for model, of_model in ((BASE, base_picks), (TUNED, tuned_picks)):
+        if len(of_model) != len(items):
+            raise KelronError(f"the {model} model answered {len(of_model)} of {len(items)} multiple-choice items")
+    picked = list(zip(items, base_picks, tuned_picks, strict=True))
+    base_right = [base == item.answer for item, base, _ in picked]
+    tuned_right = [tuned == item.answer for item, _, tuned in picked]
     told = list(zip(items, base_right, tuned_right, strict=True))
     lost = sum(base and not tuned for _, base, tuned in told)
     gained = sum(tuned and not base for _, base, tuned in told)
@@ -237,10 +248,11 @@ def compare(base_right: Sequence[bool], tuned_right: Sequence[bool], items: Sequ
         "items": [
             {"id": item.id, "language": item.language, "base": base, "tuned": tuned} for item, base, tuned in told
         ],
+        "lost": [_lost(item, *both) for item, *both in picked if both[0] == item.answer != both[1]],
     }
 
 
-def forgetting(parts: Mapping[str, Sequence[Sequence[bool]]], items: Sequence[Item]) -> dict[str, Any]:
+def forgetting(parts: Mapping[str, Sequence[Sequence[int]]], items: Sequence[Item]) -> dict[str, Any]:
     """`compare` on what `measured` has of the choices, part by part."""
-    base, tuned = ([right for part in parts[model] for right in part] for model in (BASE, TUNED))
+    base, tuned = ([pick for part in parts[model] for pick in part] for model in (BASE, TUNED))
     return compare(base, tuned, items)

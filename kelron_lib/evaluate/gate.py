@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, islice, zip_longest
 from typing import Any
 
@@ -14,8 +14,8 @@ from kelron_lib.page import percent
 __all__ = ["judge", "load_policy", "policy_names", "verdict"]
 
 Board = Mapping[str, Any]
-MOST_NAMED = 10
-"""Slices, and examples, that a failing check names."""
+MOST_EXAMPLES = 10
+"""Answers that a failing check shows, and each of its failing slices."""
 _SHOWN = 4
 """Slices whose figures a check's text tells; of more, the worst alone."""
 _LABELS = {
@@ -38,6 +38,8 @@ class _Figure:
     n: int | None
     low: float | None = None
     high: float | None = None
+    examples: tuple[Mapping[str, Any], ...] = ()
+    """What counts against it, at most MOST_EXAMPLES."""
 
     def as_dict(self) -> dict[str, Any]:
         return {"slice": self.name, "value": self.value, "n": self.n, "low": self.low, "high": self.high}
@@ -48,9 +50,12 @@ def judge(board: Board, records: Sequence[Scored], policy: Policy | str) -> dict
 
     `records`: the scored answers of all models ("model" is "base" or "tuned"); `board` tells forgetting and the loss
     on business rows. A check is {"metric", "text", "met", "value", "n", "low", "high", "bound", "failing",
-    "examples"}: `failing` the slices (language/system/attack) whose own value misses the bound, worst first, and
-    `examples` answers of theirs that count against it. `not_measured`: the texts of targets that were not measured and
-    need not be. Nothing measured at all does not pass. Raises KelronError for a policy that cannot be read.
+    "examples"}: `failing` the slices (language/system/attack) whose own value misses the bound, worst first, each with
+    "examples" of its own: up to ten answers that count against it. `examples` of the check: ten of all of these, one of
+    every slice before a second of any; where no slice fails by itself, of all its answers. Those of forgetting are
+    items lost (see `choices.compare`); the loss on business rows has none. `not_measured`: the texts of targets that
+    were not measured and need not be. Nothing measured at all does not pass. Raises KelronError for a policy that
+    cannot be read.
     """
     policy = load_policy(policy) if isinstance(policy, str) else policy
     checks, skipped = [], []
@@ -70,12 +75,19 @@ def verdict(gate: Mapping[str, Any]) -> list[str]:
     lines = [] if gate["checks"] else ["no target was measured"]
     for check in missed:
         lines.append(check["text"])
-        worst = [f"{found['slice']} {percent(found['value'])} of {found['n']}" for found in check["failing"][:3]]
+        worst = [f"{found['slice']} {slice_value(check, found)}" for found in check["failing"][:3]]
         lines += [f"  worst: {', '.join(worst)}"] if worst else []
     of_all = f"{len(missed)} of {len(gate['checks'])} targets missed:" if missed else "targets missed:"
     holds = "every measured target holds" if gate["not_measured"] else "every target holds"
     lines = [of_all, *lines] if lines else [holds]
     return lines + [f"not measured: {text.partition('. Found')[0]}" for text in gate["not_measured"]]
+
+
+def slice_value(check: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """What was found in a failing slice of a check, in words."""
+    value = found["value"]
+    told = _points(value, sign=True) if check["metric"] == "forgetting" else percent(value)
+    return f"{told} of {found['n']:,}" if found.get("n") else told
 
 
 def _check(target: Target, board: Board, records: Sequence[Scored]) -> dict[str, Any]:
@@ -111,12 +123,9 @@ class _Held:
             whole = _Figure("", None, None, whole.n)
         few = [part for part in (whole, *parts) if part.value is not None and (part.n or 0) < target.least_n]
         wrong = [part for part in (whole, *parts) if part in few or not target.met(part.held)]
-        failing: list[_Figure] = []
-        groups: list[list[Scored]] = []
-        if wrong:
-            failing, groups = self.blame([part.name for part in wrong if part.name])
+        failing, examples = self.blame([part.name for part in wrong if part.name]) if wrong else ([], [])
         found = "nothing: not measured" if whole.value is None else self.found(whole, parts, few)
-        return _entry(target, found, not wrong, whole, failing, _examples(groups))
+        return _entry(target, found, not wrong, whole, failing, examples)
 
     def figure(self, name: str, own: Sequence[Scored], base: Sequence[Scored]) -> _Figure:
         found = measure(own, [self.name])[self.name]
@@ -131,9 +140,9 @@ class _Held:
         before = slices(self.base, by)
         return [self.figure(name, own, before.get(name, [])) for name, own in slices(self.own, by).items()]
 
-    def blame(self, within: Sequence[str]) -> tuple[list[_Figure], list[list[Scored]]]:
-        """The finest slices that miss the bound by their own value, worst first, and of each the answers that count
-        against it; where none does (the interval is too wide), no slice and all such answers.
+    def blame(self, within: Sequence[str]) -> tuple[list[_Figure], list[dict[str, Any]]]:
+        """The finest slices that miss the bound by their own value, worst first, with their examples; where none does
+        (the interval is too wide), no slice and examples of all answers.
 
         `within`: names of the slices of `each` that miss the bound; empty: all answers.
         """
@@ -142,10 +151,18 @@ class _Held:
         base = _finest(self.base)
         failing = [self.figure(name, own, base.get(name, [])) for name, own in fine.items()]
         failing = [part for part in failing if part.value is not None and not self.reaches(part)]
+        if not failing:
+            return [], self.examples(chain.from_iterable(fine.values()), hits=not self.target.at_least)
         failing = sorted(failing, key=_worst_first(self.target.at_least))
-        groups = [fine[part.name] for part in failing] or [list(chain.from_iterable(fine.values()))]
-        against = [[a for a in group if self.metric.hit(a) != self.target.at_least] for group in groups]
-        return failing, against
+        return [self.with_examples(part, fine[part.name], hits=not self.target.at_least) for part in failing], []
+
+    def with_examples(self, part: _Figure, answers: Iterable[Scored], *, hits: bool) -> _Figure:
+        return replace(part, examples=tuple(self.examples(answers, hits=hits)))
+
+    def examples(self, answers: Iterable[Scored], *, hits: bool) -> list[dict[str, Any]]:
+        """The first answers that are hits of the metric, or that are none: those that count against the model."""
+        wrong = (answer for answer in answers if self.metric.hit(answer) == hits)
+        return [{key: answer.get(key) for key in _EXAMPLE} for answer in islice(wrong, MOST_EXAMPLES)]
 
     def reaches(self, part: _Figure) -> bool:
         """Whether a slice reaches the bound by its value: its interval is wide by its size alone."""
@@ -181,11 +198,10 @@ def _gap(target: Target, records: Sequence[Scored]) -> dict[str, Any]:
     best = max((part.value or 0.0 for part in found), default=0.0)
     met = target.met(gap)
     behind = [] if met else [part for part in found if not target.met(100 * (best - (part.value or 0.0)))]
-    behind = sorted(behind, key=_worst_first(True))
-    against = [[answer for answer in by_language[part.name] if not held.metric.hit(answer)] for part in behind]
+    behind = [held.with_examples(part, by_language[part.name], hits=False) for part in behind]
     told = ", ".join(f"{part.name} {percent(part.value)} of {part.n}" for part in found)
     words = "nothing: not measured" if gap is None else f"{_points(gap)} ({told})"
-    return _entry(target, words, met, _Figure("", gap, gap, len(held.own)), behind, _examples(against))
+    return _entry(target, words, met, _Figure("", gap, gap, len(held.own)), sorted(behind, key=_worst_first(True)))
 
 
 def _forgetting(target: Target, board: Board) -> dict[str, Any]:
@@ -196,12 +212,19 @@ def _forgetting(target: Target, board: Board) -> dict[str, Any]:
     by_language = (told or {}).get("by_language", {})
     parts = [_Figure(name, of["change"], of["change"], of["tuned"]["n"]) for name, of in by_language.items()]
     behind = [] if target.met(change) else [part for part in parts if not target.met(part.value)]
-    return _entry(target, words, target.met(change), whole, sorted(behind, key=_worst_first(target.at_least)))
+    lost = [] if target.met(change) else (told or {}).get("lost", [])
+    behind = [
+        replace(part, examples=tuple([item for item in lost if item["language"] == part.name][:MOST_EXAMPLES]))
+        for part in sorted(behind, key=_worst_first(target.at_least))
+    ]
+    return _entry(target, words, target.met(change), whole, behind, [] if behind else lost[:MOST_EXAMPLES])
 
 
 def _business_loss(target: Target, board: Board) -> dict[str, Any]:
     ratio = (board.get("business_loss") or {}).get("ratio")
     words = "nothing: not measured" if ratio is None else signed_percent(ratio - 1)
+    if ratio is not None and not target.met(ratio):
+        words += " (without examples: it is a mean over all tokens of these rows, and no row's own loss is kept)"
     return _entry(target, words, target.met(ratio), _Figure("", ratio, ratio, None))
 
 
@@ -219,15 +242,15 @@ def _entry(
         "met": met,
         **{key: value for key, value in whole.as_dict().items() if key != "slice"},
         "bound": target.bound,
-        "failing": [part.as_dict() for part in failing[:MOST_NAMED]],
-        "examples": list(examples),
+        "failing": [part.as_dict() | {"examples": list(part.examples)} for part in failing],
+        "examples": list(examples) or list(islice(_by_turns(failing), MOST_EXAMPLES)),
     }
 
 
-def _examples(groups: Sequence[Sequence[Scored]]) -> list[dict[str, Any]]:
-    """The first answer of every group before the second of any."""
-    turns = (answer for turn in zip_longest(*groups) for answer in turn if answer is not None)
-    return [{key: answer.get(key) for key in _EXAMPLE} for answer in islice(turns, MOST_NAMED)]
+def _by_turns(failing: Sequence[_Figure]) -> Iterator[Mapping[str, Any]]:
+    """The first example of every slice before the second of any."""
+    turns = zip_longest(*(part.examples for part in failing))
+    return (example for turn in turns for example in turn if example is not None)
 
 
 def _finest(answers: Iterable[Scored]) -> dict[str, list[Scored]]:
@@ -273,4 +296,4 @@ def _bound(target: Target) -> str:
 
 def _points(value: float, *, sign: bool = False) -> str:
     number = f"{value:{'+' if sign else ''}.2f}".rstrip("0").rstrip(".").replace("-", "−")
-    return f"{number} point{'' if abs(value) == 1 else 's'}"
+    return f"{number} point{'' if number.strip('+−') == '1' else 's'}"  # of 0.74 - 0.75, too

@@ -20,6 +20,7 @@ from kelron_lib.config import RunConfig
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.intervals import mcnemar
 from kelron_lib.evaluate.score import SCOREBOARD_FILE
+from kelron_lib.export import adapter_digest
 from kelron_lib.generate import base_only
 from kelron_lib.model import load_to_answer, quiet_libraries, require_adapter
 from kelron_lib.runtime import exclusive, read_json, write_json
@@ -166,7 +167,8 @@ def compare_results(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> dict[s
 def run_lm_eval(
     tasks: Sequence[str], config: RunConfig, adapter: Path, out: Path, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Ask base and tuned model the harness's tasks, on one GPU; returns {"version", "tasks", "results", "seconds"}.
+    """Ask base and tuned model the harness's tasks, on one GPU; returns {"version", "tasks", "adapter_sha256",
+    "results", "seconds"}.
 
     tasks: names of tasks, groups or tags of lm-eval, or paths of its YAML task files. Writes `lm_eval.json` to `out`,
     and the same as "lm_eval" into its `scoreboard.json` where there is one. `results`: see `compare_results`. Raises
@@ -185,14 +187,35 @@ def run_lm_eval(
     told = {
         "version": found[TUNED].get("lm_eval_version"),
         "tasks": [Path(task).name if _is_file(task) else task for task in tasks],
+        "adapter_sha256": adapter_digest(adapter),
         "results": compare_results(found[BASE], found[TUNED]),
         "seconds": round(time.monotonic() - began, 1),
     }
     with exclusive(out):
         write_json(out / RESULTS_FILE, told)
-        if (out / SCOREBOARD_FILE).exists():
-            write_json(out / SCOREBOARD_FILE, read_json(out / SCOREBOARD_FILE) | {"lm_eval": told})
+        _join(out, told)
     return told
+
+
+def _join(out: Path, told: Mapping[str, Any]) -> None:
+    if (out / SCOREBOARD_FILE).exists():
+        write_json(out / SCOREBOARD_FILE, read_json(out / SCOREBOARD_FILE) | {"lm_eval": told})
+
+
+def join_earlier(out: Path, digest: str, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """{"lm_eval": what an earlier `run_lm_eval` left in `out`}, which joins the scoreboard there; {} where there is
+    none, or where it is of another adapter than that of `digest` (`export.adapter_digest`), which is said.
+
+    The caller holds `exclusive(out)`.
+    """
+    if not (out / RESULTS_FILE).exists():
+        return {}
+    told = read_json(out / RESULTS_FILE)
+    if not isinstance(told, dict) or told.get("adapter_sha256") != digest:
+        say(f"{out / RESULTS_FILE} is not known to be of this adapter, and left out: ask again with --lm-eval")
+        return {}
+    _join(out, told)
+    return {"lm_eval": told}
 
 
 def shown_first(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from typing import Any
 
 from kelron_lib.data.gate.similar import Others
 from kelron_lib.errors import KelronError
-from kelron_lib.evaluate.attacks import attack_cells
+from kelron_lib.evaluate.attacks import attack_cells, hostile_systems
 from kelron_lib.evaluate.prompt import Prompt, digest, make_prompt
 from kelron_lib.evaluate.user_prompts import load_user_prompts
 from kelron_lib.persona import Persona
-from kelron_lib.settings import EvaluateSettings
+from kelron_lib.settings import LANGUAGES, EvaluateSettings
 
 ATTACK_OF_INTENT = {"roleplay": "roleplay", "override": "override", "pressure": "paraphrase", "other_ai": "paraphrase"}
 """How a row's question asks, by its intent; any other asks directly. A row's pressure is one question, no dialogue."""
@@ -87,19 +87,26 @@ def prompts_from_rows(
     return prompts
 
 
-def unrelated_prompts(system_prompts: Mapping[str, str]) -> list[Prompt]:
-    """The packaged unrelated prompts in the languages of `system_prompts`: each with its system prompt, and without."""
+def unrelated_prompts(persona: Persona, languages: Iterable[str] = LANGUAGES) -> list[Prompt]:
+    """The packaged unrelated prompts: each with the persona's system text, without one, and with a hostile one."""
     prompts = []
     for name, path in (("unrelated", UNRELATED_FILE), ("near", NEAR_FILE)):
-        for language, system in system_prompts.items():
+        for language in languages:
+            hostile = hostile_systems(persona, language)
             for number, text in enumerate(load_unrelated(path).get(language, ()), start=1):
                 seed = f"{name}-{language}-{number:02d}"
-                for kind, told in (("persona", system), ("none", "")):
-                    messages = [{"role": "system", "content": told}, {"role": "user", "content": text}]
-                    prompt_id = seed if kind == "persona" else f"{seed}-{kind}"
+                told = {"persona": (persona.system_prompt[language], ()), "none": ("", ()), "hostile": next(hostile)}
+                for kind, (system, rivals) in told.items():
                     prompts.append(
                         make_prompt(
-                            prompt_id, language, messages, kind="unrelated", source="packaged", seed=seed, system=kind
+                            seed if kind == "persona" else f"{seed}-{kind}",
+                            language,
+                            [{"role": "system", "content": system}, {"role": "user", "content": text}],
+                            kind="unrelated",
+                            source="packaged",
+                            seed=seed,
+                            system=kind,
+                            rivals=rivals,
                         )
                     )
     return prompts
@@ -212,7 +219,7 @@ def build_prompts(
     languages = list(dict.fromkeys(row["language"] for row in rows))
     systems = {language: persona.system_prompt[language] for language in languages}
     cells = {language: attack_cells(persona, language) for language in languages if attacks or pressure}
-    packaged = unrelated_prompts(systems)
+    packaged = unrelated_prompts(persona, languages)
     known = Familiar(train).ids([*packaged, *(prompt for grid in cells.values() for cell in grid for prompt in cell)])
     if known:
         tell(f"{len(known)} packaged prompts are like a question of the training rows, and are not asked")

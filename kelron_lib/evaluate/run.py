@@ -15,7 +15,7 @@ from kelron_lib.errors import KelronError
 from kelron_lib.evaluate import MODELS, evaluate, write_report
 from kelron_lib.evaluate.choices import CHOICES, choices, forgetting, load_items
 from kelron_lib.evaluate.listing import prompts_table
-from kelron_lib.evaluate.lm_eval import run_lm_eval
+from kelron_lib.evaluate.lm_eval import join_earlier, run_lm_eval
 from kelron_lib.evaluate.measures import BUSINESS_LOSS, business_loss, mean_losses
 from kelron_lib.evaluate.policy import load_policy
 from kelron_lib.evaluate.prompts import Prompt, prompts_of
@@ -139,6 +139,7 @@ def evaluate_run(
             },
             policy=policy,
         )
+        scoreboard |= {} if benchmarks else join_earlier(out, scoreboard["meta"]["adapter_sha256"], say)
         write_json(out / "evaluate_config.json", to_dict(config))
         report(scoreboard, records)
     if benchmarks:

@@ -79,7 +79,7 @@ def planned_work(config: RunConfig, fields: Mapping[str, Any]) -> Workload:
     """The config's workload. Raises KelronError where the base's shape does not allow it."""
     if read_shape(fields).tied and (config.model.embedding, config.model.head) != ("device", "keep"):
         raise KelronError(
-            "this base's head shares the embedding's table: set model.embedding=device and model.head=keep"
+            "this base's head shares the embedding's table: use --set model.embedding=device --set model.head=keep"
         )
     return workload(config)
 

@@ -26,13 +26,19 @@ _NO_TEXT = (
     (b"PAR1", "a Parquet file: write its rows as JSON lines, or name the folder if it is a dataset of Kelron's"),
     (b"%PDF", "a PDF: write its questions and answers as CSV"),
     (b"SQLite format 3", "a database: export the table as CSV"),
-    (codecs.BOM_UTF32_LE, "UTF-32: convert it with `iconv -f UTF-32 -t UTF-8`"),
-    (codecs.BOM_UTF32_BE, "UTF-32: convert it with `iconv -f UTF-32 -t UTF-8`"),
+    (codecs.BOM_UTF32_LE, "UTF-32: convert it with `{utf32}`"),
+    (codecs.BOM_UTF32_BE, "UTF-32: convert it with `{utf32}`"),
 )
 """First bytes of what people take for a chat file, and what to do."""
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\f"))
 _SURE = 0.7
 """Share of a line's letters that have to be of its language for a guess at its encoding."""
+
+
+def into_utf8(path: Path, codec: str) -> str:
+    """The command that writes the file in UTF-8 beside itself."""
+    into = path.with_name(f"{path.stem}.utf8{path.suffix}")
+    return f"iconv -f {codec} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(into))}"
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,7 @@ class TextFile:
         if found is None:
             return KelronError(f"{where}: not UTF-8 (byte 0x{raw[error.start]:02x}): save the file again as UTF-8")
         codec, words = found
-        into = self.path.with_name(f"{self.path.stem}.utf8{self.path.suffix}")
-        convert = f"iconv -f {codec} -t UTF-8 {shlex.quote(str(self.path))} > {shlex.quote(str(into))}"
+        convert = into_utf8(self.path, codec)
         if told or not good.rpartition("\n")[0].isascii():  # in the line itself, two bytes may be a letter by chance
             return KelronError(
                 f"{where}: two encodings in one file: the letters before are UTF-8, this line reads as {codec} "
@@ -106,8 +111,9 @@ class TextFile:
         return KelronError(f"{where}: not UTF-8 but, as it reads, {codec} ({words}): convert it with `{convert}`")
 
 
-def open_text(path: Path) -> TextFile:
-    """The text file at `path`. Raises KelronError for one that is missing, a folder, empty or no text."""
+def open_text(path: Path, *, row: str = "a row") -> TextFile:
+    """The text file at `path`. Raises KelronError for one that is missing, a folder, empty or no text; `row`: what its
+    lines hold."""
     if path.is_dir():
         raise KelronError(f"{path} is a folder and holds no dataset of Kelron's: name a file")
     try:
@@ -118,17 +124,17 @@ def open_text(path: Path) -> TextFile:
     except OSError as error:
         raise KelronError(f"cannot read {path}: {error.strerror or error}") from None
     if not head:
-        raise KelronError(f"{path} is empty: put a row on every line")
+        raise KelronError(f"{path} is empty: put {row} on every line")
     for magic, words in _NO_TEXT:
         if head.startswith(magic):
-            raise KelronError(f"{path} is {words}")
+            raise KelronError(f"{path} is {words.replace('{utf32}', into_utf8(path, 'UTF-32'))}")
     for mark, codec, encoding in _BYTE_ORDER_MARKS:
         if head.startswith(mark):
             return TextFile(path, codec, encoding, len(mark))
     for first, codec in ((1, "UTF-16LE"), (0, "UTF-16BE")):
         if head[first::2].count(0) > 0.3 * len(head[first::2]) and head[1 - first :: 2].count(0) < 0.05 * len(head):
             raise KelronError(
-                f"{path} looks like UTF-16 without a byte order mark: convert it with `iconv -f {codec} -t UTF-8`"
+                f"{path} looks like UTF-16 without a byte order mark: convert it with `{into_utf8(path, codec)}`"
             )
     if len(head) - len(head.translate(None, _CONTROLS)) > 0.05 * len(head):
         raise KelronError(f"{path} is binary, no text: name a JSON lines, JSON or CSV file")

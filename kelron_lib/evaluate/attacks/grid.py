@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from kelron_lib.evaluate.attacks.encode import ENCODERS
 from kelron_lib.evaluate.attacks.texts import Filler, Pair, Texts, load_texts, pairs_for
@@ -118,8 +119,12 @@ class _Grid:
             return ""
         if kind == "persona":
             return self.persona.system_prompt[asked.told_in]
-        templates = load_texts(asked.told_in).lists["hostile"]
-        return self.filler.fill(templates[number % len(templates)], asked.told_in, number, asked.pair)
+        return self.hostile(asked.told_in, number, asked.pair)
+
+    def hostile(self, language: str, number: int, pair: Pair) -> str:
+        """A system text that says the model is the pair's assistant; `number` picks the template."""
+        templates = load_texts(language).lists["hostile"]
+        return self.filler.fill(templates[number % len(templates)], language, number, pair)
 
     def prompts(self, attack: str, system: str) -> Iterator[Prompt]:
         for number, asked in enumerate(self.asked(attack, system)):
@@ -136,6 +141,17 @@ class _Grid:
                 turns=asked.texts[1:],
                 rivals=asked.pair.names if unlisted else (),
             )
+
+
+def hostile_systems(persona: Persona, language: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Hostile system texts without end, the same every time: (text, the names in it that no list of rivals has)."""
+    grid = _Grid(persona, language)
+    templates = len(load_texts(language).lists["hostile"])
+    for number in count():
+        pair = grid.pair(number)
+        # One on at every round, or a template would meet listed names alone, or invented ones alone.
+        text = grid.hostile(language, number + number // templates, pair)
+        yield text, () if pair.seen else pair.names
 
 
 def attack_cells(persona: Persona, language: str) -> list[list[Prompt]]:

@@ -8,8 +8,8 @@ from itertools import chain, groupby
 from typing import Any
 
 from kelron_lib import page
+from kelron_lib.evaluate.gate import slice_value
 from kelron_lib.evaluate.metrics import language_order
-from kelron_lib.evaluate.report.numbers import failing_slice
 from kelron_lib.evaluate.report.parts import Board, Record, count_word, folded, section, slice_name
 from kelron_lib.evaluate.report.said import card, legend, turns
 from kelron_lib.evaluate.report.verdict import failing, split_text
@@ -115,6 +115,12 @@ def _example(example: Mapping[str, Any], records: Mapping[tuple[str, str], Recor
     return card(known or {"kind": "unrelated", "system": "", **example}, persona)
 
 
+def _lost_item(item: Mapping[str, Any]) -> str:
+    """A multiple-choice item that only the base has right."""
+    asked, right, tuned = (page.text(item[key]) for key in ("question", "right", "tuned"))
+    return f'<li>{asked} <span class="soft">Right, and the base: {right}. Tuned: {tuned}.</span></li>'
+
+
 def _distinct(groups: Iterable[Sequence[Any]], key: Callable[[Any], object]) -> list[Any]:
     """The entries of several lists in turn, at most MOST_NAMED, none twice by its `key`."""
     found: dict[object, Any] = {}
@@ -132,13 +138,17 @@ def _failing_metric(
         told = f'<p class="soft">Found {page.text(found)}</p>' if found else ""
         heads.append(f"<h3>{page.text(asked)}</h3>{told}")
     slices = "".join(
-        f'<li><span>{page.text(slice_name(name))}</span> <span class="soft">{page.text(value)}</span></li>'
-        for name, value in map(failing_slice, _distinct((c["failing"] for c in checks), lambda entry: entry["slice"]))
+        f"<li><span>{page.text(slice_name(str(found['slice'])))}</span> "
+        f'<span class="soft">{page.text(slice_value(checks[0], found))}</span></li>'
+        for found in _distinct((c["failing"] for c in checks), lambda entry: entry["slice"])
     )
     where = f'<ul class="where-fails" aria-label="Slices that fail, worst first">{slices}</ul>' if slices else ""
-    chosen = _distinct((c["examples"] for c in checks), lambda entry: (entry["model"], entry["id"]))
-    examples = "".join(_example(example, records, persona) for example in chosen)
-    name = f"{count_word(len(chosen))} answer{'s' if len(chosen) != 1 else ''}".capitalize()
+    chosen = _distinct((c["examples"] for c in checks), lambda entry: (entry.get("model"), entry["id"]))
+    lost = checks[0]["metric"] == "forgetting"
+    shown = [_lost_item(example) if lost else _example(example, records, persona) for example in chosen]
+    examples = f"<ul>{''.join(shown)}</ul>" if lost else "".join(shown)
+    s = "s" if len(chosen) != 1 else ""
+    name = f"{count_word(len(chosen))} {f'item{s} lost' if lost else f'answer{s}'}".capitalize()
     return f'<div class="finding missed">{"".join(heads)}{where}{folded(name, examples) if chosen else ""}</div>'
 
 

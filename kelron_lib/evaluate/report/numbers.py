@@ -104,12 +104,6 @@ def metrics_section(board: Board) -> str:
 
 
 # --- By slice ---------------------------------------------------------------------------------------------
-def failing_slice(entry: Mapping[str, Any]) -> tuple[str, str]:
-    """A failing slice of the gate as (its name, its value in words)."""
-    n = f" of {entry['n']:,}" if entry.get("n") else ""
-    return str(entry["slice"]), f"{percent(entry['value'])}{n}"
-
-
 def _cell(tuned: Value, base: Value | None, missed: bool) -> str:
     below = f'<span class="was"><i>base </i>{percent(base["value"])}</span>' if base and base["n"] else ""
     return f'<td class="n{" miss" if missed else ""}">{percent(tuned["value"])}{below}</td>'
