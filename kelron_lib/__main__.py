@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kelron_lib import __version__
 from kelron_lib.command import Parser, ended
-from kelron_lib.config import PRESETS, SMALL, RunConfig, resolve, to_json
+from kelron_lib.config import PRESETS, RunConfig, load_preset, resolve, small_settings, to_json
 from kelron_lib.data_verbs import add_data_actions
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate_verb import add_evaluate_verb
@@ -251,7 +251,8 @@ def _configured(run: Verb, args: argparse.Namespace) -> int:
     """Run a verb with the config that its options give, or only print that config, its persona looked up."""
     overrides = [*args.set]
     if getattr(args, "small", False):  # what is set by name stays
-        overrides = [*(f"evaluate.{name}={count}" for name, count in SMALL.items()), *overrides]
+        few = small_settings(load_preset(args.preset))
+        overrides = [*(f"evaluate.{name}={value}" for name, value in few.items()), *overrides]
     if (asked := getattr(args, "processes", None)) is not None:
         overrides.append(f"session.processes={asked}")
     if getattr(args, "allow_foreign", False):

@@ -138,9 +138,14 @@ multiple-choice prompts of about 120 tokens are 40 s of these: 28 GFLOP a token,
 (`benchmarks/answering.py`): with each answer cut at 24 tokens 27 s of answering and 5 s of multiple choice."""
 
 
+def small_settings(config: RunConfig) -> dict[str, int | str]:
+    """What makes a config's evaluation a small one: the counts, and a policy that so few answers can pass."""
+    return {**SMALL, **({"policy": "look"} if config.evaluate.policy == "release" else {})}
+
+
 def small(config: RunConfig) -> RunConfig:
-    """The config with the counts of a small evaluation."""
-    return replace(config, evaluate=EvaluateSettings(**{**asdict(config.evaluate), **SMALL}))
+    """The config with a small evaluation."""
+    return replace(config, evaluate=replace(config.evaluate, **small_settings(config)))  # type: ignore[arg-type]
 
 
 def _kelron_14b_t4x2_lean() -> RunConfig:

@@ -303,6 +303,13 @@ def _sessions_left(status: Status) -> int:
 def after_evaluation(scoreboard: Mapping[str, Any], run: Path) -> str:
     """What to do with the scoreboard, by whether its policy is passed."""
     gate, report = scoreboard.get("gate"), run / "report.html"
+    if gate and gate["passed"] and gate.get("first_look"):
+        return f"{verdict_line(gate)}\n" + _next(
+            "talk to it in the chat above; before `kelron publish`, evaluate it by the policy release with as many "
+            "prompts as that takes (docs/evaluation.md).",
+            "위 채팅에서 직접 대화해 보세요. `kelron publish`로 공개하기 전에 release 정책과 그에 필요한 질문 수로 "
+            "다시 평가하세요 (docs/evaluation.md)",
+        )
     if gate and gate["passed"]:
         return f"{verdict_line(gate)}\n" + _next(
             "talk to it in the chat above, then `kelron publish` (docs/publishing.md).",

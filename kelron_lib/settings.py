@@ -264,8 +264,8 @@ class EvaluateSettings:
     batch_size: int = 64
     """Prompts answered at once."""
     policy: str = "tiny"
-    """The targets that decide whether the model may be published: a packaged policy (`release`, or `tiny` for what the
-    tiny base can show), or the path of a policy file."""
+    """The targets that decide whether the model may be published: a packaged policy (`release`, `look` for a small
+    evaluation, or `tiny` for what the tiny base can show), or the path of a policy file."""
 
     def __post_init__(self) -> None:
         require(bool(self.policy.strip()), "evaluate.policy is empty: name a packaged policy or a policy file")

@@ -17,7 +17,12 @@ def config_of(capsys, *options):
 def test_a_small_evaluation_asks_few_and_what_is_set_by_name_stays(capsys):
     asked = config_of(capsys, "--small", "--set", "evaluate.identity_prompts=7")["evaluate"]
     assert {name: asked[name] for name in SMALL} == {**SMALL, "identity_prompts": 7}
-    assert asked["policy"] == "release"
+    assert asked["policy"] == "look", "few answers cannot pass a release"
+    assert config_of(capsys)["evaluate"]["policy"] == "release"
+    for policy in ("release", "tiny"):
+        assert config_of(capsys, "--small", "--policy", policy)["evaluate"]["policy"] == policy
+    assert main(["evaluate", "--small", "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["evaluate"]["policy"] == "tiny"
 
 
 def test_options_that_are_short_for_settings(capsys):

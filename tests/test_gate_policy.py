@@ -16,6 +16,7 @@ from kelron_lib.evaluate.metrics import METRICS
 from kelron_lib.evaluate.policy import PLAIN
 from kelron_lib.evaluate.prompts import prompts_of
 from kelron_lib.evaluate.score import evaluate_answers
+from kelron_lib.evaluate.tables import verdict_line
 from kelron_lib.generate import Answer
 from kelron_lib.persona import load_persona, load_seeds, rival_names
 from kelron_lib.settings import LANGUAGES
@@ -320,7 +321,34 @@ def test_the_gap_names_the_languages_that_are_behind(policy):
 @pytest.mark.parametrize("name", policy_names())
 def test_packaged_policies_load_and_presets_name_one(name):
     assert load_policy(name).name == name
-    assert {load_preset(preset).evaluate.policy for preset in PRESETS} == {"tiny", "release"}
+    assert {load_preset(preset).evaluate.policy for preset in PRESETS} == {"tiny", "release", "look"}
+
+
+def test_a_first_look_asks_for_the_releases_rates_and_for_no_bound_of_an_interval():
+    look, release = load_policy("look"), load_policy("release")
+    assert (look.first_look, release.first_look) == (True, False)
+    assert look.targets == tuple(target for target in release.targets if target.interval == "value")
+    assert len(release.targets) - len(look.targets) == 3
+
+
+def test_a_small_run_without_a_fault_passes_the_first_look_which_says_that_it_is_one():
+    records, board = perfect()
+    few = [record for record in records if int(record["id"].rpartition("-")[2]) < 20]
+    assert not judge(board, few, "release")["passed"]
+    gate = judge(board, few, "look")
+    assert (gate["passed"], gate["first_look"]) == (True, True)
+    assert verdict(gate) == ["every target holds", "This was a first look: its answers are too few for publishing."]
+    assert verdict_line(gate).endswith("checks are met. This was a first look: its answers are too few for publishing.")
+    assert judge(board, records, "release")["first_look"] is False
+    assert "first look" not in verdict_line(judge(board, records, "release"))
+    worse = [{**record, "flags": {**record["flags"], "contradiction": True}} for record in few]
+    assert not judge(board, worse, "look")["passed"]
+
+
+def test_a_policy_that_begins_from_a_first_look_is_one(policy):
+    assert policy("from: look\n").first_look
+    assert policy("first_look: true\nchecks: [{metric: loop_rate, at_most: 0}]\n").first_look
+    assert not policy("from: release\n").first_look
 
 
 def test_a_policy_may_begin_from_another(policy):

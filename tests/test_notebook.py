@@ -189,6 +189,9 @@ def test_what_to_do_after_the_data_and_the_scoreboard(tmp_path):
     assert str(tmp_path / "data" / "quality.html") in notebook.after_data({"verdict": "warn"}, tmp_path)
     gate = {"policy": "demo", "passed": True, "checks": [{"met": True, "text": "recall: at least 90 %"}]}
     assert "kelron publish" in notebook.after_evaluation({"gate": gate}, tmp_path)
+    look = notebook.after_evaluation({"gate": {**gate, "first_look": True}}, tmp_path)
+    assert "too few for publishing" in look
+    assert "before `kelron publish`, evaluate it by the policy release" in look
     missed = {**gate, "passed": False, "checks": [{"met": False, "text": "recall: at least 90 %"}]}
     told = notebook.after_evaluation({"gate": missed}, tmp_path)
     assert told.startswith("Does not pass the policy demo")

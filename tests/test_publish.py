@@ -305,6 +305,14 @@ def test_a_failed_gate_keeps_it_in(ready, config, tmp_path, nothing_is_made):
         publish(config, ready, str(tmp_path / "to"))
 
 
+def test_a_model_that_passed_a_first_look_is_not_published(ready, config, tmp_path, unasked):
+    pass_gate(ready)
+    edit(ready / "scoreboard.json", lambda board: board["gate"].update(first_look=True))
+    with pytest.raises(KelronError, match=r"the policy tiny is for a first look: evaluate it with --policy release"):
+        publish(config, ready, str(tmp_path / "to"), say=lambda _: None)
+    assert not (tmp_path / "to").exists()
+
+
 def test_forced_past_it_the_card_says_so_first(ready, config, tmp_path, unasked):
     pass_gate(ready, passed=False)
     edit(ready / "scoreboard.json", lambda board: board["meta"].update(held_out=False))

@@ -16,6 +16,8 @@ __all__ = ["judge", "load_policy", "policy_names", "verdict"]
 Board = Mapping[str, Any]
 MOST_EXAMPLES = 10
 """Answers that a failing check shows, and each of its failing slices."""
+FIRST_LOOK = "This was a first look: its answers are too few for publishing."
+"""What is said of a model that passes such a policy."""
 _SHOWN = 4
 """Slices whose figures a check's text tells; of more, the worst alone."""
 _LABELS = {
@@ -46,7 +48,7 @@ class _Figure:
 
 
 def judge(board: Board, records: Sequence[Scored], policy: Policy | str) -> dict[str, Any]:
-    """The verdict: {"policy", "passed", "checks": [...], "not_measured": [...]}.
+    """The verdict: {"policy", "passed", "first_look" (of the policy), "checks": [...], "not_measured": [...]}.
 
     `records`: the scored answers of all models ("model" is "base" or "tuned"); `board` tells forgetting and the loss
     on business rows. A check is {"metric", "text", "met", "value", "n", "low", "high", "bound", "failing",
@@ -66,7 +68,8 @@ def judge(board: Board, records: Sequence[Scored], policy: Policy | str) -> dict
         else:
             checks.append(check)
     passed = bool(checks) and all(check["met"] for check in checks)
-    return {"policy": policy.name, "passed": passed, "checks": checks, "not_measured": skipped}
+    told = {"policy": policy.name, "passed": passed, "first_look": policy.first_look}
+    return told | {"checks": checks, "not_measured": skipped}
 
 
 def verdict(gate: Mapping[str, Any]) -> list[str]:
@@ -79,7 +82,7 @@ def verdict(gate: Mapping[str, Any]) -> list[str]:
         lines += [f"  worst: {', '.join(worst)}"] if worst else []
     of_all = f"{len(missed)} of {len(gate['checks'])} targets missed:" if missed else "targets missed:"
     holds = "every measured target holds" if gate["not_measured"] else "every target holds"
-    lines = [of_all, *lines] if lines else [holds]
+    lines = [of_all, *lines] if lines else [holds, *([FIRST_LOOK] if gate.get("first_look") else [])]
     return lines + [f"not measured: {text.partition('. Found')[0]}" for text in gate["not_measured"]]
 
 

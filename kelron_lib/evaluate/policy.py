@@ -2,6 +2,7 @@
 
 from: release                # optional: the checks of a packaged policy come first
 if_measured: true            # optional: holds for every check
+first_look: true             # optional: passing it is not enough for publishing
 checks:
   - metric: identity_recall  # a metric, or forgetting, cross_language_gap, business_loss
     at_least: 0.98           # or at_most; a share between 0 and 1
@@ -36,6 +37,7 @@ ROUNDING = 1e-9
 """By which a figure may miss its bound: 0.04 - 0.03 is above 0.01 to a computer."""
 FIGURES = ("value", "low", "high")
 _ONLY = {"source": SOURCES, "system": SYSTEM_KINDS, "attack": ATTACKS, "language": LANGUAGES}
+_TOP_KEYS = ("from", "if_measured", "first_look", "checks")
 _BOUNDS = ("at_least", "at_most")
 _KEYS = ("metric", *_BOUNDS, "interval", "each", "only", "least_n", "relative_to_base", "of", "if_measured")
 
@@ -69,6 +71,8 @@ class Policy:
 
     name: str
     targets: tuple[Target, ...]
+    first_look: bool = False
+    """Whether passing it is not enough for publishing."""
 
 
 def policy_names() -> tuple[str, ...]:
@@ -90,18 +94,19 @@ def load_policy(name_or_path: str) -> Policy:
     if not isinstance(data, dict):
         raise KelronError(f"{document.at()}: a policy is `checks:` and a list of targets, not {_kind(data)}")
     for key in data:
-        if key not in ("from", "if_measured", "checks"):
-            raise KelronError(
-                f"{document.at(key)}: unknown key {key!r}.{nearest(str(key), ('from', 'if_measured', 'checks'))}"
-            )
+        if key not in _TOP_KEYS:
+            raise KelronError(f"{document.at(key)}: unknown key {key!r}.{nearest(str(key), _TOP_KEYS)}")
     targets: list[Target] = []
+    first_look = _flag(document, data, ("first_look",))
     if "from" in data:
         if data["from"] not in policy_names():
             raise KelronError(
                 f"{document.at('from')}: from is {data['from']!r}: name a packaged policy."
                 f"{nearest(str(data['from']), policy_names())}"
             )
-        targets += load_policy(data["from"]).targets if data["from"] != path.stem or path.parent != POLICIES else ()
+        if data["from"] != path.stem or path.parent != POLICIES:
+            begun = load_policy(data["from"])
+            targets, first_look = [*begun.targets], first_look or begun.first_look
     checks = data.get("checks", [])
     if not isinstance(checks, list):
         raise KelronError(f"{document.at('checks')}: checks is {_kind(checks)}: make it a list, each item with a -")
@@ -110,7 +115,7 @@ def load_policy(name_or_path: str) -> Policy:
         targets = [replace(target, if_measured=True) for target in targets]
     if not targets:
         raise KelronError(f"{document.at()}: a policy without targets lets everything pass: write some under `checks:`")
-    return Policy(path.stem if path.parent == POLICIES else str(path), tuple(targets))
+    return Policy(path.stem if path.parent == POLICIES else str(path), tuple(targets), first_look)
 
 
 def _kind(value: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import regex
 
 from kelron_lib.evaluate.detectors import KINDS
+from kelron_lib.evaluate.gate import FIRST_LOOK
 from kelron_lib.evaluate.metrics import METRICS, language_order, signed_percent
 from kelron_lib.page import LANGUAGE_NAMES, percent
 
@@ -165,6 +166,7 @@ def verdict_line(gate: Mapping[str, Any], *, named: bool = True) -> str:
     missed = [check for check in checks if not check["met"]]
     more = f" {skipped} more {'was' if skipped == 1 else 'were'} not measured." if skipped else ""
     if gate["passed"]:
+        more += f" {FIRST_LOOK}" if gate.get("first_look") else ""
         return f"Passes the policy {gate['policy']}: {len(checks)} of {len(checks)} checks are met.{more}"
     if not checks:
         return f"Does not pass the policy {gate['policy']}: nothing that it asks for was measured."

@@ -105,6 +105,10 @@ def _scoreboard(config: RunConfig, run: Path, persona: Persona, digest: str) -> 
     return board
 
 
+ASK_MORE = "evaluate it with --policy release and as many prompts as docs/evaluation.md has for it"
+"""What makes a release of a model that passed a first look."""
+
+
 def _is_verdict(gate: Any) -> bool:
     """Whether it is a verdict of the gate, with every check that it made."""
     checks = gate.get("checks") if isinstance(gate, dict) else None
@@ -117,6 +121,8 @@ def _failing(board: Mapping[str, Any], run: Path, force: bool) -> tuple[str, ...
     failing = [str(check.get("text")) for check in gate["checks"] if not check.get("met")]
     if gate.get("passed") is not True and not failing:
         failing.append("the gate was not passed")
+    if gate.get("first_look"):
+        failing.append(f"the policy {gate.get('policy')} is for a first look: {ASK_MORE}")
     if not board["meta"].get("held_out", False):
         failing.append(UNKNOWN_DATA)
     if failing and not force:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kelron_lib import page
+from kelron_lib.evaluate.gate import FIRST_LOOK
 from kelron_lib.evaluate.metrics import METRICS
 from kelron_lib.evaluate.report.drawing import interval_bar
 from kelron_lib.evaluate.report.parts import Board, Value, count_word, measured, models, section
@@ -65,7 +66,8 @@ def verdict(board: Board) -> tuple[str, str]:
         return f"Does not pass the policy “{gate['policy']}”", "Nothing that it asks for was measured."
     if gate["passed"]:
         number = "Its only check is" if held == 1 else f"All {count_word(held)} checks are"
-        return f"Passes the policy “{gate['policy']}”", f"{number} met."
+        more = f" {FIRST_LOOK}" if gate.get("first_look") else ""
+        return f"Passes the policy “{gate['policy']}”", f"{number} met.{more}"
     names = ", ".join(dict.fromkeys(check_name(check) for check in missed))
     verb = "fails" if len(missed) == 1 else "fail"
     return (
