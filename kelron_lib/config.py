@@ -138,6 +138,10 @@ multiple-choice prompts of about 120 tokens are 40 s of these: 28 GFLOP a token,
 (`benchmarks/answering.py`): with each answer cut at 24 tokens 27 s of answering and 5 s of multiple choice."""
 
 
+COUNTS = tuple(key for key in SMALL if key != "batch_size")
+"""The settings of an evaluation that say how much is asked."""
+
+
 def small_settings(config: RunConfig) -> dict[str, int | str]:
     """What makes a config's evaluation a small one: the counts, and a policy that so few answers can pass."""
     return {**SMALL, **({"policy": "look"} if config.evaluate.policy == "release" else {})}

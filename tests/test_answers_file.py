@@ -106,7 +106,7 @@ def test_answers_are_flagged_and_counted(score, tmp_path):
     assert code == 0
     assert "every target holds" in out
     code, _, _, folder = score(None, "--set", f"evaluate.policy={own}")
-    assert board(folder)["gate"]["policy"] == str(own)
+    assert board(folder)["gate"]["policy"] == own.name
 
 
 def test_the_line_in_the_docs_is_scored(score):
@@ -311,6 +311,8 @@ def test_an_empty_answer_has_not_ended_and_is_told(score):
         (line(2, id=None), "id is null: it takes a text or a whole number"),
         (line(2, id=True), "id is True"),
         (line(1), "the id 'a1' is that of line 1, too"),
+        (line(1, model="base", prompt="Another?"), "asks 'Another?' under the id 'a1', and line 1"),
+        (without("id"), "has no id\n"),
         (line(2, model="base2"), "model is 'base2': use tuned, base"),
         (line(2, attack="jailbreak"), "attack is 'jailbreak': use direct, paraphrase"),
         (line(2, system=None), 'has no system ("" for none)'),

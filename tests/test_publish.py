@@ -313,6 +313,16 @@ def test_a_model_that_passed_a_first_look_is_not_published(ready, config, tmp_pa
     assert not (tmp_path / "to").exists()
 
 
+def test_an_evaluation_that_asked_less_than_the_config_says_is_none(ready, config, tmp_path, unasked):
+    pass_gate(ready)
+    asked = config.evaluate.identity_prompts
+    edit(ready / "scoreboard.json", lambda board: board["meta"]["counts"].update(identity_prompts=asked - 1))
+    told = rf"asked less than the run's config says \(identity_prompts {asked - 1} of {asked}\)"
+    with pytest.raises(KelronError, match=told):
+        publish(config, ready, str(tmp_path / "to"), say=lambda _: None)
+    assert not (tmp_path / "to").exists()
+
+
 def test_forced_past_it_the_card_says_so_first(ready, config, tmp_path, unasked):
     pass_gate(ready, passed=False)
     edit(ready / "scoreboard.json", lambda board: board["meta"].update(held_out=False))

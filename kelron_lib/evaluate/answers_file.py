@@ -67,6 +67,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise KelronError(f"{path} is {text.encoding}, not UTF-8: convert it with `{into_utf8(path, text.encoding)}`")
     bad: list[str] = []
     seen: dict[tuple[str, str], int] = {}
+    asked: dict[str, tuple[int, str]] = {}
     number = good = 0
     for number, value in _values(text):
         try:
@@ -77,6 +78,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if key in seen:
                 raise BadLine(f"the id {key[1]!r} is that of line {seen[key]}, too")
             seen[key] = number
+            _require_same(asked.setdefault(key[1], (number, _question(value))), value)
         except BadLine as problem:
             bad.append(f"line {number}: {problem}")
             continue
@@ -274,8 +276,23 @@ def _require_one_question(value: Mapping[str, Any], messages: Sequence[Mapping[s
         raise BadLine(f"system is {_short(system)}, but that of messages is {_short(told)}: leave one of them out")
 
 
+def _question(value: Mapping[str, Any]) -> str:
+    """What a line asks first."""
+    asked: str = next((said["content"] for said in value.get("messages") or () if said["role"] == "user"), "")
+    return asked or str(value["prompt"])
+
+
+def _require_same(first: tuple[int, str], value: Mapping[str, Any]) -> None:
+    """Raise BadLine where base and tuned answer two questions under one id: they would be compared as one."""
+    if _question(value) != first[1]:
+        raise BadLine(
+            f"asks {_short(_question(value))} under the id {value['id']!r}, and line {first[0]} {_short(first[1])}: "
+            "an id is one question's, whichever model answers it"
+        )
+
+
 def _missing(key: str, value: Mapping[str, Any], more: str = "") -> BadLine:
-    hint = nearest(key, value) if value else ""
+    hint = nearest(key, unknown) if (unknown := value.keys() - {*_REQUIRED, *_OPTIONAL}) else ""
     return BadLine(f"has no {key}{more}" + (f", but {hint.split()[-1].rstrip('?')}" if "Did you mean" in hint else ""))
 
 

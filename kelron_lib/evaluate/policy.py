@@ -115,7 +115,7 @@ def load_policy(name_or_path: str) -> Policy:
         targets = [replace(target, if_measured=True) for target in targets]
     if not targets:
         raise KelronError(f"{document.at()}: a policy without targets lets everything pass: write some under `checks:`")
-    return Policy(path.stem if path.parent == POLICIES else str(path), tuple(targets), first_look)
+    return Policy(path.stem if path.parent == POLICIES else path.name, tuple(targets), first_look)
 
 
 def _kind(value: Any) -> str:

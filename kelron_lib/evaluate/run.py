@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kelron_lib.answers import Asking, Measure, ask, measured, told_when_cut, work_done
-from kelron_lib.config import RunConfig, config_hash, to_dict, to_json
+from kelron_lib.config import COUNTS, RunConfig, config_hash, to_dict, to_json
 from kelron_lib.data import fingerprint, load_dataset_dir
 from kelron_lib.dataset import require_dataset
 from kelron_lib.errors import KelronError
@@ -132,6 +132,7 @@ def evaluate_run(
             forgetting=forgetting(found[CHOICES], items) if items else None,
             meta={
                 "config_hash": config_hash(config),
+                "counts": {key: getattr(config.evaluate, key) for key in COUNTS},
                 "adapter": adapter.name,
                 "adapter_sha256": adapter_digest(adapter),
                 "held_out": made is not None,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kelron_lib.config import RunConfig, as_overrides, config_hash, differing, from_dict, to_dict
+from kelron_lib.config import COUNTS, RunConfig, as_overrides, config_hash, differing, from_dict, to_dict
 from kelron_lib.data import QUALITY_FILE, fingerprint, is_dataset, load_dataset_dir
 from kelron_lib.errors import KelronError
 from kelron_lib.evaluate.policy import load_policy
@@ -66,7 +66,7 @@ def check_run(config: RunConfig, run: Path, adapter: Path, data: Path, *, force:
     require_fit(plain, linears_of(base_shape(config), plain.targets), portable_base(config))
     digest = adapter_digest(adapter)
     board = _scoreboard(config, run, persona, digest)
-    failing = _failing(board, run, force)
+    failing = _failing(board, config, run, force)
     quality = None
     if made is not None and is_dataset(data):
         quality = _quality(data, made, persona)
@@ -115,7 +115,15 @@ def _is_verdict(gate: Any) -> bool:
     return isinstance(checks, list) and bool(checks) and all(isinstance(check, dict) for check in checks)
 
 
-def _failing(board: Mapping[str, Any], run: Path, force: bool) -> tuple[str, ...]:
+def _fewer(board: Mapping[str, Any], config: RunConfig) -> str:
+    """Whether less was asked than the config says, as a small evaluation does; empty where it was all."""
+    then = board["meta"].get("counts") or {}
+    asked = {key: (then.get(key, 0), getattr(config.evaluate, key)) for key in COUNTS}
+    fewer = ", ".join(f"{key} {count} of {own}" for key, (count, own) in asked.items() if count < own)
+    return f"the evaluation asked less than the run's config says ({fewer}), as --small does" if fewer else ""
+
+
+def _failing(board: Mapping[str, Any], config: RunConfig, run: Path, force: bool) -> tuple[str, ...]:
     """What speaks against publishing. Raises KelronError where anything does, unless it is forced."""
     gate = board["gate"]
     failing = [str(check.get("text")) for check in gate["checks"] if not check.get("met")]
@@ -125,11 +133,13 @@ def _failing(board: Mapping[str, Any], run: Path, force: bool) -> tuple[str, ...
         failing.append(f"the policy {gate.get('policy')} is for a first look: {ASK_MORE}")
     if not board["meta"].get("held_out", False):
         failing.append(UNKNOWN_DATA)
+    if fewer := _fewer(board, config):
+        failing.append(fewer)
     if failing and not force:
         more = f" and {len(failing) - 1} more" if len(failing) > 1 else ""
         raise KelronError(
             f"the run in {run} does not pass the gate ({failing[0]}{more}; {run / 'report.html'} shows all): train on, "
-            "or add --force, which publishes it all the same and says so at the top of its card"
+            "or evaluate all, or add --force, which publishes it all the same and says so at the top of its card"
         )
     return tuple(failing)
 
