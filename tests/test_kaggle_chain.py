@@ -710,16 +710,15 @@ def test_a_clock_that_is_wrong_by_a_day_changes_no_run(days, start, monkeypatch)
 
     world, chain = start(Script())
     chain().run()
-    monkeypatch.setattr(state, "datetime", Wrong)
-    monkeypatch.setattr(chain_module, "datetime", Wrong)
-    chain(fresh="1", once=True).run()
-    world.wait()
-    assert chain().next(chain().look()).kernel == "train"
-    assert command_line.main(["stop", "--preset", "tiny-cpu"]) == 0
-    assert chain().look().stopped
-    command_line._mark(chain(), "")
-    monkeypatch.undo()
-    use_client(monkeypatch, world)
+    with monkeypatch.context() as wrong:
+        wrong.setattr(state, "datetime", Wrong)
+        wrong.setattr(chain_module, "datetime", Wrong)
+        chain(fresh="1", once=True).run()
+        world.wait()
+        assert chain().next(chain().look()).kernel == "train"
+        assert command_line.main(["stop", "--preset", "tiny-cpu"]) == 0
+        assert chain().look().stopped
+        command_line._mark(chain(), "")
     chain().run()
     assert len(pushes(world)) == 10
 
