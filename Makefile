@@ -24,7 +24,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
-demo: $(READY)  ## The main job on the tiny preset: data, two training sessions, scoreboard, chat (3 to 4 minutes)
+demo: $(READY)  ## The main job on the tiny preset: data, two training sessions, scoreboard, chat (about 4 minutes)
 	@echo "== the whole of Kelron on two CPU cores, into runs/demo"
 	@$(BIN)/kelron demo --out runs/demo
 
