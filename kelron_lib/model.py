@@ -59,6 +59,9 @@ _OTHER_BASE = "name a base with --set model.base, a folder or a hub id"
 GET_ADAPTER = "fetch a checkpoint with `kelron store pull URL DIR` and name it with --adapter DIR"
 
 
+_COPY_AGAIN = f"copy it again, or {GET_ADAPTER}"
+
+
 def _load_errors() -> tuple[type[Exception], ...]:
     """What the libraries raise for files that are missing, cut off or of another model."""
     from safetensors import SafetensorError  # derives from Exception alone
@@ -193,7 +196,7 @@ def require_adapter(adapter: Path) -> None:
         return
     if (adapter / _SETTINGS).is_file() or weights:
         lacks = _WEIGHTS[0] if not weights else _SETTINGS
-        raise KelronError(f"no adapter in {adapter}, which lacks {lacks}: copy it again, or {GET_ADAPTER}")
+        raise KelronError(f"no adapter in {adapter}, which lacks {lacks}: {_COPY_AGAIN}")
     if inside := sorted(str(path.parent) for path in adapter.glob(f"*/{_SETTINGS}")):
         raise KelronError(f"no adapter in {adapter} itself: name one in it with --adapter ({', '.join(inside)})")
     raise KelronError(
@@ -270,13 +273,12 @@ def _misfit(due: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, .
 
 def require_fit(config: RunConfig, adapter: Path) -> None:
     """Raise KelronError, naming the first tensor, where an adapter does not fit the config's base; loads no model."""
-    again = f"copy it again, or {GET_ADAPTER}"
     require_adapter(adapter)
     try:
         with quiet_libraries():
             misfit = _misfit(_tensors_due(config, adapter), _tensors_in(adapter))
     except _load_errors() as error:
-        raise _explain(error, "adapter", str(adapter), _mend(config, adapter, again)) from None
+        raise _explain(error, "adapter", str(adapter), _mend(config, adapter, _COPY_AGAIN)) from None
     if misfit:
         base = portable_base(config)
         other = (
@@ -297,8 +299,7 @@ def load_tuned(config: RunConfig, adapter: Path) -> tuple[Any, Any]:
     try:
         tuned = PeftModel.from_pretrained(model, str(adapter))
     except _load_errors() as error:
-        again = f"copy it again, or {GET_ADAPTER}"
-        raise _explain(error, "adapter", str(adapter), _mend(config, adapter, again)) from None
+        raise _explain(error, "adapter", str(adapter), _mend(config, adapter, _COPY_AGAIN)) from None
     tuned.eval()
     return tuned, tokenizer
 

@@ -7,6 +7,7 @@ embedding are one kernel each. The factors are kept in the dtype in which traini
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -17,15 +18,25 @@ from kelron_lib.engine.layers import ATTENTIONS, is_swiglu, norm_forward, swap
 from kelron_lib.engine.lora import active_factors, fusable
 
 
+def _without_graph(forward: Any) -> Any:
+    """`forward` where no graph is recorded, the library's own where one is."""
+
+    @functools.wraps(forward)
+    def chosen(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled():
+            return self._library_forward(*args, **kwargs)
+        return forward(self, *args, **kwargs)
+
+    return chosen
+
+
+@_without_graph
 def _lora_forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """x W^T + bias + scaling x A^T B^T, x (..., in); PEFT's own forward where a graph is recorded or asked for more."""
-    if args or kwargs or torch.is_grad_enabled():
+    """x W^T + bias + scaling x A^T B^T, x (..., in); PEFT's own forward where it is asked for more."""
+    found = None if args or kwargs else active_factors(self)
+    if found is None:
         own: torch.Tensor = self._library_forward(x, *args, **kwargs)
         return own
-    found = active_factors(self)
-    if found is None:
-        plain: torch.Tensor = self._library_forward(x)
-        return plain
     name, down, up = found
     result: torch.Tensor = self.base_layer(x)
     low = linear(x.to(down.dtype), down)
@@ -33,14 +44,13 @@ def _lora_forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torc
     return result
 
 
+@_without_graph
 def _mlp_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-    if torch.is_grad_enabled():
-        own: torch.Tensor = self._library_forward(x)
-        return own
     down: torch.Tensor = self.down_proj(kernels.swiglu(self.gate_proj(x), self.up_proj(x)))
     return down
 
 
+@_without_graph
 def _attention_forward(
     self: Any,
     hidden_states: torch.Tensor,
@@ -50,15 +60,6 @@ def _attention_forward(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, Any]:
     """transformers' attention with the rotary embedding as one kernel: hidden states (rows, tokens, width)."""
-    if torch.is_grad_enabled():
-        own: tuple[torch.Tensor, Any] = self._library_forward(
-            hidden_states,
-            position_embeddings=position_embeddings,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            **kwargs,
-        )
-        return own
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     shape = hidden_states.shape[:-1]
